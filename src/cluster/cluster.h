@@ -1,0 +1,137 @@
+/*
+ * cluster.h: who is in, who owns what
+ *
+ * What lives here
+ *
+ *   The small truth of a cluster: its members, with leases, and its volumes, with their owners
+ *   and maps. It is kept as records in a *configuration store* (store.h): each has a name, a few
+ *   KiB of bytes and a version, and is changed by compare-and-swap. Nothing on a data path comes
+ *   here.
+ *
+ *   A cluster is named by a URI:
+ *
+ *     dir:/path             records are files of a directory (this host, or a shared folder)
+ *     tcp://a:1,b:2         a fixed list of nodes; no store: volumes live and die with their owner
+ *     shm:/path/x.sock      the same with one node of this host (also sim://N, comma-separated)
+ *     local:                a node is started for the occasion by whoever sees this (cli, run)
+ *
+ * The records of a dir: cluster
+ *
+ *     cluster               format version, cluster id          (made by the first that opens it)
+ *     members/NODEID        addresses, boot id, lease
+ *     volumes/NAME          volume id, size, copies, owner id, owner nonce, owner_epoch, lease,
+ *                           and for each piece its epoch and where its copies are
+ *
+ * Leases
+ *
+ *   A lease is an interval, renewed by whoever holds it with a rising counter; clocks of different
+ *   machines are never compared: who waits for a lease to end watches the counter stand still for
+ *   the interval by its own clock (plus a quarter). Whoever failed to renew for an interval by its
+ *   own clock stops acting at once: AFAR_ELEASE. Shortest: 10 ms on a local directory, 1 s on
+ *   any other.
+ *
+ * Who may open a volume twice: nobody. volume_record_claim() is refused with AFAR_EOWNED while the
+ * owner's lease counter moves; afterwards it succeeds once, by compare-and-swap, with owner_epoch
+ * raised: nodes then fence the old owner (node/protocol.h CLAIM).
+ */
+#ifndef AFAR_CLUSTER_H
+#define AFAR_CLUSTER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct cluster;
+struct env;
+struct log;
+
+#define CLUSTER_MEMBERS_MAX          256u
+#define CLUSTER_ADDRESSES_MAX        4u
+#define CLUSTER_ADDRESS_BYTES        128u
+#define CLUSTER_VOLUME_NAME_BYTES    64u
+#define CLUSTER_COPIES_MAX           3u
+#define CLUSTER_PIECES_MAX           65536u /* of one volume */
+#define CLUSTER_LEASE_NS_DEFAULT     (INT64_C(2000) * 1000 * 1000)
+
+struct cluster_member {
+	uint64_t id;
+	uint32_t addresses;
+	char address[CLUSTER_ADDRESSES_MAX][CLUSTER_ADDRESS_BYTES];
+	char boot_id[37];   /* "" where it is not known (lists) */
+	bool alive;         /* its lease moves, or it was not watched long enough to say no */
+};
+
+/*
+ * Opens a cluster by its URI. A dir: cluster is made if the directory is empty or missing.
+ *
+ * -EINVAL: not a URI, with the reason logged; -ENOTEMPTY: the directory holds something else;
+ * AFAR_EVERSION; any errno of files.
+ */
+int cluster_open(struct env *env, const char *uri, struct log *log, struct cluster **cluster);
+void cluster_close(struct cluster *cluster);
+
+/* Whether there is a store, so that volumes outlive their owner. */
+bool cluster_has_store(const struct cluster *cluster);
+
+/*
+ * The members as of the last look; `members` has room for `max`. Returns how many there are.
+ * cluster_poll() looks again when it is time (100 ms) and tells whether anything changed.
+ */
+unsigned cluster_members(struct cluster *cluster, struct cluster_member *members, unsigned max);
+bool cluster_poll(struct cluster *cluster);
+int64_t cluster_deadline_ns(const struct cluster *cluster);
+
+/* Node: enters or renews its member record; called by cluster_poll() afterwards on its own. */
+int cluster_join(struct cluster *cluster, const struct cluster_member *self, int64_t lease_ns);
+/* Takes the member record out. */
+int cluster_leave(struct cluster *cluster);
+
+/* One copy of one piece. key 0: no copy here. */
+struct volume_copy {
+	uint64_t node; /* member id */
+	uint64_t key;
+};
+
+struct volume_piece_record {
+	uint32_t piece_epoch; /* 0: never mapped */
+	uint32_t reserved;
+	struct volume_copy copies[CLUSTER_COPIES_MAX];
+};
+
+struct volume_record {
+	char name[CLUSTER_VOLUME_NAME_BYTES];
+	uint64_t id;
+	uint64_t size_bytes, slab_bytes;
+	uint64_t owner;
+	uint64_t owner_nonce;
+	uint32_t owner_epoch;
+	uint32_t replicas;
+	uint32_t pieces;
+	uint32_t reserved;
+	uint64_t lease_counter;
+	int64_t lease_ns;
+	struct volume_piece_record *map; /* `pieces` entries, in memory of whoever holds the record */
+};
+
+/*
+ * Volumes (clusters with a store; else -ENOTSUP). Each call reads or writes the store once.
+ *
+ * create: -EEXIST: the name is taken.
+ * claim: fills *record (map allocated: volume_record_release()) and makes us its owner with
+ *   owner_epoch + 1. -ENOENT; AFAR_EOWNED: the owner lives; -EAGAIN: it was not watched long
+ *   enough yet: call again after a while; AFAR_ECONFLICT: somebody else was faster.
+ * update: writes the record (map included) if we still own it. AFAR_ELEASE: we do not.
+ * renew: the lease only. AFAR_ELEASE.
+ * remove: forgets the volume if we own it.
+ */
+int volume_record_create(struct cluster *cluster, struct volume_record *record);
+int volume_record_claim(struct cluster *cluster, const char *name, uint64_t owner,
+			uint64_t owner_nonce, struct volume_record *record);
+int volume_record_update(struct cluster *cluster, struct volume_record *record);
+int volume_record_renew(struct cluster *cluster, struct volume_record *record);
+/* Lets go: the next claim succeeds at once. */
+int volume_record_give_up(struct cluster *cluster, struct volume_record *record);
+int volume_record_remove(struct cluster *cluster, struct volume_record *record);
+void volume_record_release(struct volume_record *record);
+
+#endif
