@@ -20,7 +20,9 @@
  *     FORK_FAILED token                            the child was not born
  *     FAIL reason, page                            never answered: the run ends
  *   and from the supervisor, unasked:
- *     NUDGE                                        look at limit_pages, evict
+ *     NUDGE                                        look at limit_pages and evict; unmap the slabs
+ *                                                  of pieces that are open no more, or under
+ *                                                  another epoch
  *
  *   Two ways for data, told in WELCOME: *direct*, the pager copies to and from the slab, mapped
  *   from its memfd, and hashes the page itself; *staged*, it copies to and from the staging pages
