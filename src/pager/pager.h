@@ -30,6 +30,10 @@
  *   is asked of the pager thread through a mailbox whose doorbell is itself a fault: a page that
  *   is registered and absent.
  *
+ *   While a program's thread holds the lock the pager serves nobody, with one exception: between
+ *   pager_fork_prepare() and its end it serves the faults of the forking thread itself, and evicts
+ *   nothing. So fork may take the C library's locks, which lie in far memory as well as any other.
+ *
  * Invariants
  *
  *   G1  A page leaves memory only after its contents are protected: stored and acknowledged, or
@@ -71,18 +75,19 @@ struct pager;
 
 /* For tests: mechanisms that can be taken out (pager_options.mutations). */
 enum pager_mutation {
-	PAGER_MUTATE_SLOT_REFERENCES = 1u << 0,    /* fork raises no counts */
+	PAGER_MUTATE_SLOT_REFERENCES = 1u << 0,      /* fork raises no counts */
 	PAGER_MUTATE_DESCRIPTOR_DUPLICATE = 1u << 1, /* the supervisor gets no duplicate */
-	PAGER_MUTATE_PROTECT = 1u << 2,            /* G2: pages are copied without protection */
-	PAGER_MUTATE_HASH = 1u << 3,               /* G4 */
-	PAGER_MUTATE_ACK_ORDER = 1u << 4,          /* G1: dropped before the store is acknowledged */
+	PAGER_MUTATE_PROTECT = 1u << 2,              /* G2: pages are copied without protection */
+	PAGER_MUTATE_HASH = 1u << 3,                 /* G4 */
+	PAGER_MUTATE_ACK_ORDER = 1u << 4, /* G1: dropped before the store is acknowledged */
 };
 
 struct pager_options {
 	const char *socket_path; /* the supervisor's */
 	uint64_t token;          /* the run's */
 	uint64_t mutations;
-	bool eager;              /* tests: active at once */
+	bool eager;   /* tests: active at once */
+	bool no_move; /* tests: as on kernels before 6.8, without UFFDIO_MOVE */
 };
 
 /*
@@ -118,14 +123,17 @@ void pager_unlock(struct pager *pager, const struct pager_guard *guard);
  * whether its protection includes PROT_READ. -ENOSPC: too many ranges: it stays local.
  */
 int pager_manage(struct pager *pager, uintptr_t address, size_t len, bool readable);
-/* The contents are gone, the range stays (MADV_DONTNEED, MADV_FREE); call it BEFORE the madvise. */
+/*
+ * The contents are gone, the range stays: call it BEFORE madvise(MADV_DONTNEED). MADV_FREE is to be
+ * done as MADV_DONTNEED: a page that is there although the pager counts it as gone stays for ever.
+ */
 void pager_discard(struct pager *pager, uintptr_t address, size_t len);
 /* The range is unmapped or replaced; call it BEFORE the system call. */
 void pager_release(struct pager *pager, uintptr_t address, size_t len);
 /*
- * mremap moved or is about to move [from, from + from_len) to [to, to + to_len): call it AFTER the
- * system call succeeded, and pager_before_move() before it (pages that are being evicted settle).
- * In place growth or shrinking: from == to.
+ * mremap moved [from, from + from_len) to [to, to + to_len): call it AFTER the system call
+ * succeeded, under the lock that was held over it. In place growth or shrinking: from == to. What
+ * lay at `to` was released before, and what a shrinking mremap cuts off too.
  */
 void pager_move(struct pager *pager, uintptr_t from, size_t from_len, uintptr_t to, size_t to_len);
 /* Protection changed: unreadable pages are pinned once resident; call BEFORE taking PROT_READ away
@@ -133,6 +141,8 @@ void pager_move(struct pager *pager, uintptr_t from, size_t from_len, uintptr_t 
 void pager_set_readable(struct pager *pager, uintptr_t address, size_t len, bool readable);
 /* mlock, munlock. Pinned pages are brought in first, by the kernel's own touching. */
 void pager_set_pinned(struct pager *pager, uintptr_t address, size_t len, bool pinned);
+/* The program has so many bytes more, or less, that are not managed. Needs no lock. */
+void pager_count_unmanaged(struct pager *pager, int64_t bytes);
 /* How many bytes of the range are managed. */
 size_t pager_managed(const struct pager *pager, uintptr_t address, size_t len);
 /*
@@ -145,6 +155,14 @@ bool pager_is_far(const struct pager *pager, uintptr_t address);
  * for a child session and raises the counts of all slots; then the fork; then `parent` in the
  * parent (child_born: false if fork failed) or `child` in the child, which opens a userfaultfd of
  * its own, registers every range, starts its own thread. They release the lock.
+ *
+ * Nobody may touch managed memory in the child before `child` is done: far pages would read as
+ * zeros there. What the C library itself touches in the child before it calls atfork handlers
+ * must be touched in the parent between prepare and the fork: it then is there, and stays.
+ *
+ * A lone thread of the program may be tied to one processor for the moment of its waking; it is
+ * free again before the lock is released. So sched_getaffinity and sched_setaffinity are to be
+ * called between pager_lock() and pager_unlock().
  *
  * prepare: 0, or an error with which the fork must fail (lock released).
  * child: 0, or an error: the child must end at once (_exit(125)); it was told to the supervisor.

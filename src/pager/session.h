@@ -5,18 +5,25 @@
  *   by the pager's thread alone (its descriptor table is its own), and one memfd that both map.
  *   The connection's end is the session's end: the supervisor then drops every slot it held.
  *
+ *   At most one request of each kind is under way. STORE and LOAD may overlap each other, so that
+ *   a fault need not wait for an eviction: the supervisor answers in the order it gets done. In
+ *   answers to STORE and LOAD `slot` and `staging` are as in the request; a status other than 0
+ *   says that of all its pages, and the process keeps what it wanted to store.
+ *
  *     process (pager thread)                       supervisor
  *     connect $AFAR_RUN_SOCKET
  *     HELLO pid, child token + its userfaultfd ──► keeps the descriptor: if all were closed,
  *                                                  absent pages would silently read as zeros
- *                                              ◄── WELCOME + session memfd, slots memfd
+ *                                              ◄── WELCOME + session memfd, slots memfd, in one
+ *                                                  control message, in this order
  *     then requests, one at a time, each answered with the same kind:
  *     PIECE_MORE                                   opens further pieces: slots may be claimed
  *     PIECE_MAP piece                              + the slab's memfd          (direct)
  *     STORE n   staging → slots                    when protected: P1 of pool.h (staged)
  *     LOAD n    slots → staging                    checked by the pool          (staged)
  *     FORK                                         a child session whose `held` is a copy of ours;
- *                                                  answer: its token, for the child's HELLO
+ *                                                  answer: its token, for the child's HELLO. The
+ *                                                  process has raised the counts before it asks
  *     FORK_FAILED token                            the child was not born
  *     FAIL reason, page                            never answered: the run ends
  *   and from the supervisor, unasked:
@@ -57,25 +64,25 @@ enum session_message_kind {
 
 /* Why a process gives up (FAIL.reason); the supervisor prints it and ends the tree. */
 enum session_failure {
-	SESSION_FAIL_LOST = 1,     /* the last copy of a page is gone: exit status 124 */
-	SESSION_FAIL_CHECKSUM,     /* what came back is not what was stored: 124 */
-	SESSION_FAIL_NO_SPACE,     /* no node has room and the budget is full: 125 */
-	SESSION_FAIL_KERNEL,       /* the kernel refused something it must not: 125 */
-	SESSION_FAIL_UNSUPPORTED,  /* the program did what cannot be served: 125 */
+	SESSION_FAIL_LOST = 1,    /* the last copy of a page is gone: exit status 124 */
+	SESSION_FAIL_CHECKSUM,    /* what came back is not what was stored: 124 */
+	SESSION_FAIL_NO_SPACE,    /* no node has room and the budget is full: 125 */
+	SESSION_FAIL_KERNEL,      /* the kernel refused something it must not: 125 */
+	SESSION_FAIL_UNSUPPORTED, /* the program did what cannot be served: 125 */
 };
 
 /* Every message is this struct, whole. */
 struct session_message {
 	uint32_t magic;
 	uint16_t version, kind;
-	int32_t status;  /* answers: 0 or a negative error */
-	uint32_t count;  /* STORE, LOAD: slots; FAIL: reason; PIECE_MORE: slots wanted */
-	uint64_t token;  /* HELLO: the run's; FORK, FORK_FAILED: the child's */
-	uint64_t value;  /* PIECE_MAP: piece, answer: its epoch; FAIL: address of the page */
+	int32_t status; /* answers: 0 or a negative error */
+	uint32_t count; /* STORE, LOAD: slots; FAIL: reason; PIECE_MORE: slots wanted */
+	uint64_t token; /* HELLO: the run's; FORK, FORK_FAILED: the child's */
+	uint64_t value; /* PIECE_MAP: piece, answer: its epoch; FAIL: address of the page */
 	uint64_t session_bytes, slots_bytes; /* WELCOME */
-	uint64_t child;  /* HELLO: token from FORK, 0 for a process that was not forked here */
+	uint64_t child; /* HELLO: token from FORK, 0 for a process that was not forked here */
 	int32_t pid;
-	uint32_t flags;  /* WELCOME: enum session_flag */
+	uint32_t flags; /* WELCOME: enum session_flag */
 	uint32_t slot[SESSION_BATCH_MAX];
 	uint16_t staging[SESSION_BATCH_MAX]; /* staging page of each */
 };
@@ -103,13 +110,13 @@ struct session_memory {
 	uint32_t magic, version;
 	uint32_t id, reserved;
 	/* Written by the supervisor. */
-	_Atomic uint64_t limit_pages; /* managed pages that this process may have resident */
+	_Atomic uint64_t limit_pages;   /* managed pages that this process may have resident */
 	_Atomic uint32_t must_activate; /* the tree nears its budget: register the ranges now */
-	_Atomic uint32_t ended;       /* the run is ending */
+	_Atomic uint32_t ended;         /* the run is ending */
 	/* Written by the process. */
 	_Atomic uint64_t resident_pages; /* managed and present, once active */
 	_Atomic uint64_t managed_bytes;
-	_Atomic uint32_t active;         /* ranges are registered */
+	_Atomic uint32_t active; /* ranges are registered */
 	_Atomic uint32_t pager_tid;
 	struct session_counters counters;
 	/* held: one bit a slot, right behind, at SESSION_HELD_OFFSET; then the staging pages. */

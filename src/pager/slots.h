@@ -41,9 +41,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define SLOTS_MAGIC   0x746f6c73u /* "slot" */
-#define SLOTS_VERSION 1u
-#define SLOT_NONE     UINT32_MAX
+#define SLOTS_MAGIC    0x746f6c73u /* "slot" */
+#define SLOTS_VERSION  1u
+#define SLOT_NONE      UINT32_MAX
 #define SLOT_PAGES_MAX (UINT32_C(1) << 30) /* 4 TiB of far memory */
 
 enum piece_state {
@@ -68,10 +68,11 @@ struct slot_entry {
 
 struct slots_header {
 	uint32_t magic, version;
-	uint32_t slots, pieces, piece_slots; /* slots = pieces * piece_slots; piece_slots % 64 == 0 */
+	uint32_t slots, pieces,
+		piece_slots; /* slots = pieces * piece_slots; piece_slots % 64 == 0 */
 	uint32_t reserved;
-	_Atomic uint64_t taken;     /* of all pieces */
-	_Atomic uint64_t open;      /* slots of open pieces */
+	_Atomic uint64_t taken; /* of all pieces */
+	_Atomic uint64_t open;  /* slots of open pieces */
 	uint64_t volume_salt;
 	unsigned char pad[16];
 };
