@@ -8,10 +8,14 @@
  *     stir down each column                       s0    s1    s2   …     s63
  *     fold the lanes, in order, into one          ────────────────────────► hash
  *
- *   stir(s, w) = (rotl(s, 13) ^ w) * odd  is one to one in s for any w, and in w for any s. A
- *   change in one word thus changes its lane, whatever comes below; folding and the finish are
- *   one to one in each lane too. That is the promise about single words. The rotation brings the
- *   well-mixed high bits down, where the next product spreads them up again.
+ *   stir(s, w) = (rotl(s, 13) ^ premix(w)) * odd  is one to one in s for any w, and in w for any
+ *   s. A change in one word thus changes its lane, whatever comes below; folding and the finish
+ *   are one to one in each lane too. That is the promise about single words. The rotation brings
+ *   the well-mixed high bits down, where the next product spreads them up again.
+ *
+ *   The premix is there for pairs of words: without it a flip of a word's top bit would leave the
+ *   product as one flipped bit in a known place, and a flip there of the word below would undo it
+ *   in every page alike. With it, what would undo a change depends on the page and the salt.
  *
  *   Written once, in the compiler's vectors of 8 words: AVX2 code and code for any machine are
  *   the same text compiled twice, and so cannot differ in value.
@@ -23,7 +27,10 @@
 #define LANE_WORDS 8u
 #define GROUPS     8u /* vectors in flight: enough to hide the latency of a product */
 #define ROWS       (PAGE_HASH_BYTES / (LANE_WORDS * GROUPS * 4u))
-#define ODD        0x9e3779b1u
+
+/* Odd, so that multiplying by them is one to one; else any numbers with bits all over. */
+#define ODD          0x9e3779b1u
+#define ODD_OF_WORDS 0xcc9e2d51u
 
 typedef uint32_t lanes __attribute__((vector_size(LANE_WORDS * 4)));
 typedef uint32_t lanes_anywhere __attribute__((vector_size(LANE_WORDS * 4), aligned(1), may_alias));
@@ -31,8 +38,10 @@ typedef uint32_t lanes_anywhere __attribute__((vector_size(LANE_WORDS * 4), alig
 static_assert(ROWS * GROUPS * sizeof(lanes) == PAGE_HASH_BYTES, "rows fill the page");
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the hash is of little-endian words");
 
-#define ROTATE(s, bits)    (((s) << (bits)) | ((s) >> (32 - (bits))))
-#define STIR(state, words) ((state) = (ROTATE(state, 13) ^ (words)) * ODD)
+#define ROTATE(s, bits) (((s) << (bits)) | ((s) >> (32 - (bits))))
+#define PREMIX(w)       ((w)*ODD_OF_WORDS ^ ((w)*ODD_OF_WORDS) >> 15)
+
+#define STIR(state, words) ((state) = (ROTATE(state, 13) ^ PREMIX(words)) * ODD)
 
 /* splitmix64's last step: all of the salt shows in both halves. */
 static inline uint64_t mix_salt(uint64_t salt)

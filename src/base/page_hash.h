@@ -6,8 +6,8 @@
  *   do not validate. It guards against mistakes of machines, not against forgers.
  *
  *   Promised: any change within one aligned 32-bit word, so every single-bit flip, changes the
- *   hash. Any other change (two words swapped, bytes of another page, another salt) is missed
- *   with probability 2^-32.
+ *   hash. Any other change that nobody contrived (two words swapped, bytes of another page,
+ *   another salt) is missed with probability 2^-32.
  *
  *   A library of its own, for it is also linked into a preloaded library: it calls no function of
  *   libc, keeps no state and never faults but on the page itself. Any thread, any signal handler.
