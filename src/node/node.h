@@ -56,7 +56,10 @@ struct node_memory_ops {
 	 * being made in the background: ask again soon.
 	 */
 	int (*slab_make)(void *context, uint64_t size_bytes, void **memory, int *memfd);
+	/* Gives the memory back to the machine at once, whoever else may have it mapped. */
 	void (*slab_destroy)(void *context, void *memory, uint64_t size_bytes, int memfd);
+	/* Gives ready slabs back until the next slab_make; NULL: there are never any. */
+	void (*stock_drop)(void *context);
 	/* Bytes of the machine that are available; UINT64_MAX: not to be told. */
 	uint64_t (*available_bytes)(void *context);
 	void *context;
@@ -84,8 +87,8 @@ struct node_options {
 
 /* Safety mechanisms that a test may take out, to see that it notices (node_options.mutations). */
 enum node_mutation {
-	NODE_MUTATE_FENCING = 1u << 0,   /* slabs are given to another owner without a fence */
-	NODE_MUTATE_ZEROING = 1u << 1,   /* N1 */
+	NODE_MUTATE_FENCING = 1u << 0,     /* slabs are given to another owner without a fence */
+	NODE_MUTATE_ZEROING = 1u << 1,     /* N1 */
 	NODE_MUTATE_OWNER_EPOCH = 1u << 2, /* N3: an older owner is served */
 };
 

@@ -75,7 +75,8 @@ struct node_message {
 	struct node_message_head head;
 	union {
 		struct {
-			uint64_t capacity_bytes, used_bytes, free_bytes; /* free: may be allocated now */
+			uint64_t capacity_bytes, used_bytes,
+				free_bytes;    /* free: may be allocated now */
 			uint64_t volume_bytes; /* of the volume that was asked about */
 			uint64_t slab_bytes;
 		} status;
@@ -96,7 +97,8 @@ struct node_message {
 		} claim;
 		struct {
 			uint64_t volume;
-			uint32_t cursor; /* from which on; the answer's: go on there, 0: that was all */
+			uint32_t cursor; /* from which on; the answer's: go on there, 0: that was
+					    all */
 			uint32_t count;
 			struct node_slab_name slabs[NODE_KEYS_MAX];
 		} list;
@@ -108,7 +110,8 @@ struct node_message {
 		} activity;
 		struct {
 			struct node_slab_name slab;
-			int64_t deadline_ms; /* NOTICE: from now; the answer after it counts as KEEP */
+			int64_t deadline_ms; /* NOTICE: from now; the answer after it counts as KEEP
+					      */
 			uint32_t answer;     /* enum node_evict_answer */
 			uint32_t reserved;
 		} evict;
