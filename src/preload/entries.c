@@ -1,0 +1,210 @@
+/* entries.c: see entries.h */
+#include "preload/entries.h"
+
+#include "base/kernel_call.h"
+#include "preload/preload.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <sys/mman.h>
+
+static long answer(long result)
+{
+	if (!kernel_failed(result))
+		return result;
+	errno = (int)-result;
+	return -1;
+}
+
+static void *entry_mmap(void *address, size_t len, int protection, int flags, int fd, off_t offset)
+{
+	const struct mapping mapping = {
+		.address = (uintptr_t)address,
+		.len = len,
+		.protection = protection,
+		.flags = flags,
+		.fd = fd,
+		.offset = offset,
+	};
+
+	return (void *)answer(memory_map(&mapping));
+}
+
+static int entry_munmap(void *address, size_t len)
+{
+	return (int)answer(memory_unmap((uintptr_t)address, len));
+}
+
+/* The last argument is there only with MREMAP_FIXED; reading it when it is not does no harm. */
+static void *entry_mremap(void *from, size_t from_len, size_t to_len, int flags, void *to)
+{
+	const struct remapping remapping = {
+		.from = (uintptr_t)from,
+		.from_len = from_len,
+		.to_len = to_len,
+		.flags = flags,
+		.to = (uintptr_t)to,
+	};
+
+	return (void *)answer(memory_remap(&remapping));
+}
+
+static int entry_mprotect(void *address, size_t len, int protection)
+{
+	return (int)answer(memory_protect((uintptr_t)address, len, protection, -1));
+}
+
+static int entry_pkey_mprotect(void *address, size_t len, int protection, int key)
+{
+	return (int)answer(memory_protect((uintptr_t)address, len, protection, key));
+}
+
+static int entry_madvise(void *address, size_t len, int advice)
+{
+	return (int)answer(memory_advise((uintptr_t)address, len, advice));
+}
+
+static int entry_brk(void *wanted)
+{
+	uintptr_t end = memory_break((uintptr_t)wanted);
+
+	return (int)answer(end < (uintptr_t)wanted ? -ENOMEM : 0);
+}
+
+static void *entry_sbrk(intptr_t increment)
+{
+	return (void *)answer(memory_break_by(increment));
+}
+
+static int entry_mlock(const void *address, size_t len)
+{
+	return (int)answer(memory_lock((uintptr_t)address, len, 0));
+}
+
+static int entry_mlock2(const void *address, size_t len, unsigned flags)
+{
+	return (int)answer(memory_lock((uintptr_t)address, len, flags));
+}
+
+static int entry_munlock(const void *address, size_t len)
+{
+	return (int)answer(memory_unlock((uintptr_t)address, len));
+}
+
+static int entry_mlockall(int flags)
+{
+	return (int)answer(memory_lock_all(flags));
+}
+
+static int entry_munlockall(void)
+{
+	return (int)answer(memory_unlock_all());
+}
+
+static int entry_execve(const char *path, char *const arguments[], char *const environment[])
+{
+	return (int)answer(process_execute(AT_FDCWD, path, arguments, environment, 0));
+}
+
+static int entry_execveat(int directory, const char *path, char *const arguments[],
+			  char *const environment[], int flags)
+{
+	return (int)answer(process_execute(directory, path, arguments, environment, flags));
+}
+
+static int entry_fexecve(int fd, char *const arguments[], char *const environment[])
+{
+	if (fd < 0 || !arguments || !environment)
+		return (int)answer(-EINVAL);
+	return (int)answer(process_execute(fd, "", arguments, environment, AT_EMPTY_PATH));
+}
+
+static long entry_syscall(long number, long a, long b, long c, long d, long e, long f)
+{
+	const long argument[6] = {a, b, c, d, e, f};
+
+	return answer(process_call(number, argument));
+}
+
+/*
+ * O_DIRECT lets a device write into a page after the kernel has looked it up once. The pager
+ * cannot see such a page is in use, and would take it away in the middle. Through the page cache
+ * the same reads are safe, so that is where they go: the flag is advice, and file systems that do
+ * not support it exist.
+ */
+static int (*original_open)(const char *path, int flags, ...);
+static int (*original_openat)(int directory, const char *path, int flags, ...);
+static int (*original_fcntl)(int fd, int command, ...);
+
+static int entry_open(const char *path, int flags, ...)
+{
+	va_list list;
+	mode_t mode;
+
+	va_start(list, flags);
+	mode = va_arg(list, mode_t);
+	va_end(list);
+	return original_open(path, flags & ~O_DIRECT, mode);
+}
+
+static int entry_openat(int directory, const char *path, int flags, ...)
+{
+	va_list list;
+	mode_t mode;
+
+	va_start(list, flags);
+	mode = va_arg(list, mode_t);
+	va_end(list);
+	return original_openat(directory, path, flags & ~O_DIRECT, mode);
+}
+
+static int entry_fcntl(int fd, int command, ...)
+{
+	va_list list;
+	long argument;
+
+	va_start(list, command);
+	argument = va_arg(list, long);
+	va_end(list);
+	return original_fcntl(fd, command,
+			      command == F_SETFL ? argument & ~(long)O_DIRECT : argument);
+}
+
+#define REPLACE(name)                                           \
+	{                                                       \
+#name, (void (*)(void))entry_##name, NULL, true \
+	}
+#define OPTIONAL(name)                                           \
+	{                                                        \
+#name, (void (*)(void))entry_##name, NULL, false \
+	}
+#define EXTEND(name)                                                                            \
+	{                                                                                       \
+#name, (void (*)(void))entry_##name, (void (**)(void)) & original_##name, false \
+	}
+
+const struct redirection entries[] = {
+	REPLACE(mmap),
+	REPLACE(munmap),
+	REPLACE(mremap),
+	REPLACE(mprotect),
+	OPTIONAL(pkey_mprotect),
+	REPLACE(madvise),
+	REPLACE(brk),
+	REPLACE(sbrk),
+	REPLACE(mlock),
+	OPTIONAL(mlock2),
+	REPLACE(munlock),
+	REPLACE(mlockall),
+	REPLACE(munlockall),
+	REPLACE(execve),
+	OPTIONAL(execveat),
+	REPLACE(fexecve),
+	REPLACE(syscall),
+	{"_Fork", (void (*)(void))process_fork, (void (**)(void)) & preload.original_fork, true},
+	EXTEND(open),
+	EXTEND(openat),
+	EXTEND(fcntl),
+	{NULL, NULL, NULL, false},
+};
