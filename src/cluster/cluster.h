@@ -162,7 +162,7 @@ int volume_record_claim(struct cluster *cluster, const char *name, uint64_t owne
 			uint64_t owner_nonce, struct volume_record *record);
 int volume_record_update(struct cluster *cluster, struct volume_record *record);
 int volume_record_renew(struct cluster *cluster, struct volume_record *record);
-/* Lets go: the next claim succeeds at once. */
+/* Lets go: the next claim succeeds at once. The record is nobody's then (owner 0). */
 int volume_record_give_up(struct cluster *cluster, struct volume_record *record);
 int volume_record_remove(struct cluster *cluster, struct volume_record *record);
 void volume_record_release(struct volume_record *record);

@@ -321,17 +321,31 @@ int volume_record_claim(struct cluster *cluster, const char *name, uint64_t owne
 
 /* ---- being the owner ---- */
 
-int volume_record_update(struct cluster *cluster, struct volume_record *record)
+/* 0: the record says that we own the volume; whether that is still so, the store will tell. */
+static int check_owned(const struct cluster *cluster, const struct volume_record *record)
 {
 	if (!cluster->store)
 		return -ENOTSUP;
+	return record->owner == 0 ? AFAR_ELEASE : 0;
+}
 
-	int err = write_volume(cluster, record);
+/* Whatever the caller does with the record from now on: it is nobody's. */
+static void disown(struct volume_record *record)
+{
+	record->owner = 0;
+	record->owner_nonce = 0;
+}
 
+int volume_record_update(struct cluster *cluster, struct volume_record *record)
+{
+	struct volume_record found;
+	int err = check_owned(cluster, record);
+
+	if (err)
+		return err;
+	err = write_volume(cluster, record);
 	/* As for the lease: the version that we met may be our own. */
 	if (err == AFAR_ECONFLICT) {
-		struct volume_record found;
-
 		err = read_volume(cluster, record->name, &found);
 		if (err)
 			return err == -ENOENT ? AFAR_ELEASE : err;
@@ -340,10 +354,10 @@ int volume_record_update(struct cluster *cluster, struct volume_record *record)
 			    found.owner_nonce == record->owner_nonce &&
 			    found.owner_epoch == record->owner_epoch;
 
-		record->version = found.version;
 		volume_record_release(&found);
 		if (!ours)
 			return AFAR_ELEASE;
+		record->version = found.version;
 		err = write_volume(cluster, record);
 	}
 	return err == AFAR_ECONFLICT || err == -ENOENT ? AFAR_ELEASE : err;
@@ -352,13 +366,11 @@ int volume_record_update(struct cluster *cluster, struct volume_record *record)
 int volume_record_renew(struct cluster *cluster, struct volume_record *record)
 {
 	struct volume_record next = *record;
+	int err = check_owned(cluster, record);
 
-	if (!cluster->store)
-		return -ENOTSUP;
 	next.lease_counter++;
-
-	int err = swap_own_lease(cluster, record, &next);
-
+	if (!err)
+		err = swap_own_lease(cluster, record, &next);
 	if (!err)
 		record->lease_counter = next.lease_counter;
 	return err;
@@ -367,22 +379,20 @@ int volume_record_renew(struct cluster *cluster, struct volume_record *record)
 int volume_record_give_up(struct cluster *cluster, struct volume_record *record)
 {
 	struct volume_record next = *record;
+	int err = check_owned(cluster, record);
 
-	if (!cluster->store)
-		return -ENOTSUP;
 	next.lease_counter++;
-	next.owner = 0;
-	next.owner_nonce = 0;
-	return swap_own_lease(cluster, record, &next);
+	disown(&next);
+	if (!err)
+		err = swap_own_lease(cluster, record, &next);
+	if (!err)
+		disown(record);
+	return err;
 }
 
 int volume_record_remove(struct cluster *cluster, struct volume_record *record)
 {
 	char name[STORE_NAME_BYTES];
-
-	if (!cluster->store)
-		return -ENOTSUP;
-
 	/* An update that changes nothing proves that it is ours, and learns the version. */
 	int err = volume_record_update(cluster, record);
 
@@ -395,6 +405,7 @@ int volume_record_remove(struct cluster *cluster, struct volume_record *record)
 	/* A lease without a volume means nothing: if this fails, the next create writes over it. */
 	if (name_of(name, "leases", record->name) == 0)
 		store_remove(cluster->store, name, record->lease_version);
+	disown(record);
 	return 0;
 }
 
