@@ -47,7 +47,8 @@
  *
  *   Outstanding operations a peer: options.operations_max, then -EAGAIN until some are polled.
  *   Bytes of messages not yet taken by the peer: options.send_bytes_max, then -EAGAIN. Peers:
- *   options.peers_max. A peer that takes nothing for options.silence_ns goes down.
+ *   options.peers_max. On tcp a peer that says nothing, or takes nothing, for options.silence_ns
+ *   goes down; on shm one that is stopped stays, and only the end of its process is its end.
  *
  * Who does what
  *
@@ -74,27 +75,29 @@ struct fabric_window;
 #define FABRIC_BOOT_ID_BYTES     37u
 
 struct fabric_options {
-	const void *key; /* the shared key; NULL: none, then only this host may talk to us */
+	const void *key; /* the shared key, 16 bytes or more; NULL: none, then only this host may
+			    talk to us */
 	size_t key_len;
-	uint64_t id;                 /* who we are: told to every peer in the hello; not 0 */
-	uint32_t peers_max;          /* 0: 256 */
-	uint32_t operations_max;     /* a peer; 0: 256 */
-	uint32_t send_bytes_max;     /* a peer; 0: 256 KiB */
-	int64_t heartbeat_ns;        /* 0: 50 ms; a silent connection says something this often */
-	int64_t silence_ns;          /* 0: 1 s; a peer that says nothing for so long is down */
-	uint32_t spins;              /* looks of a wait before it sleeps; 0: sleep at once */
-	struct log *log;             /* NULL: silent */
-	struct sim_net *net;         /* the simulator's network: enables sim:// and nothing else */
-	uint32_t machine;            /* which machine of `net` this fabric is */
+	uint64_t id;             /* who we are: told to every peer in the hello; not 0 */
+	uint32_t peers_max;      /* 0: 256 */
+	uint32_t operations_max; /* a peer; 0: 256 */
+	uint32_t send_bytes_max; /* a peer; 0: 256 KiB */
+	int64_t heartbeat_ns;    /* 0: 50 ms; a silent connection says something this often */
+	int64_t silence_ns;      /* 0: 1 s; a peer that says nothing for so long is down */
+	uint32_t spins;          /* looks of a wait before it sleeps; 0: sleep at once */
+	struct log *log;         /* NULL: silent */
+	struct sim_net *net;     /* the simulator's network: enables sim:// and nothing else */
+	uint32_t machine;        /* which machine of `net` this fabric is */
 };
 
 /* What a transport can do, told of a peer. */
 enum fabric_capability {
-	FABRIC_CAP_ONE_SIDED = 1u << 0,    /* works while the owner is stopped: no remote CPU */
-	FABRIC_CAP_ORDERED = 1u << 1,      /* operations on one peer take effect in order */
-	FABRIC_CAP_NATIVE_ATOMICS = 1u << 2, /* atomics are the CPU's own, also against local code */
-	FABRIC_CAP_DIRECT = 1u << 3,       /* fabric_window_memory() gives a pointer and a descriptor */
-	FABRIC_CAP_ABANDON = 1u << 4,      /* withdrawn memory may still be written: throw it away */
+	FABRIC_CAP_ONE_SIDED = 1u << 0, /* works while the owner is stopped: no remote CPU */
+	FABRIC_CAP_ORDERED = 1u << 1,   /* operations on one peer take effect in order */
+	FABRIC_CAP_NATIVE_ATOMICS = 1u
+				    << 2, /* atomics are the CPU's own, also against local code */
+	FABRIC_CAP_DIRECT = 1u << 3,  /* fabric_window_memory() gives a pointer and a descriptor */
+	FABRIC_CAP_ABANDON = 1u << 4, /* withdrawn memory may still be written: throw it away */
 };
 
 enum fabric_event_kind {
@@ -163,7 +166,8 @@ void *fabric_peer_context(const struct fabric_peer *peer);
  * the fabric let go: it keeps its own mapping of `memfd` if it needs one. `memfd` is a sealed
  * memfd that holds the memory at its offset 0 (needed by shm; -1 where no peer is on shm).
  *
- * -EEXIST: the key is in use with this peer; -ENOTSUP: shm without memfd; -EMFILE: too many.
+ * -EEXIST: the key is in use with this peer; -ENOTSUP: shm without memfd; -EMFILE: too many;
+ * -EINVAL: not aligned to 8; -EAGAIN: the peer takes nothing at the moment; AFAR_EPEER_DOWN.
  */
 int fabric_export(struct fabric_peer *peer, uint64_t key, uint32_t epoch, void *memory,
 		  uint64_t size_bytes, int memfd);
@@ -172,7 +176,8 @@ int fabric_export(struct fabric_peer *peer, uint64_t key, uint32_t epoch, void *
  * Fences: takes the key back.
  *
  * 0: no later access of that peer can reach the memory: it may have other contents.
- * -EBUSY: the peer may hold a mapping and write for ever: the memory must be abandoned.
+ * -EBUSY: the peer may hold a mapping and write for ever: the memory must be abandoned. (shm, as
+ *   long as the process to which the memory was given exists.)
  * -ENOENT: no such export.
  */
 int fabric_withdraw(struct fabric_peer *peer, uint64_t key);
@@ -182,7 +187,8 @@ int fabric_withdraw(struct fabric_peer *peer, uint64_t key);
  * peer's FABRIC_DOWN, whichever comes first; the latter closes it, but on FABRIC_CAP_DIRECT
  * transports memory and descriptor that were handed out before stay with whoever duplicated them.
  *
- * -ENOENT: shm knows of no such export; -EPROTO: the size is not what was exported.
+ * -ENOENT: shm knows of no such export; AFAR_EFENCED: it has another epoch, or was withdrawn;
+ * -EPROTO: the size is not what was exported. tcp does not look: the operations will tell.
  */
 int fabric_import(struct fabric_peer *peer, uint64_t key, uint32_t epoch, uint64_t size_bytes,
 		  struct fabric_window **window);
