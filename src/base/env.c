@@ -147,12 +147,8 @@ static int directory_of(const char *path, char dir[PATH_MAX])
 
 	if (len >= PATH_MAX)
 		return -ENAMETOOLONG;
-	if (!slash) {
-		(void)strcpy(dir, ".");
-		return 0;
-	}
-	memcpy(dir, path, len);
-	dir[len] = '\0';
+	memcpy(dir, slash ? path : ".", slash ? len : 1);
+	dir[slash ? len : 1] = '\0';
 	return 0;
 }
 

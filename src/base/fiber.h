@@ -54,9 +54,9 @@
 #define FIBER_FOREVER INT64_MAX
 
 #define SCHED_FIBERS_MAX_DEFAULT  1024u
-#define SCHED_FIBERS_MAX_LIMIT    16384u        /* two mappings each, of the 65530 of a process */
-#define SCHED_STACK_BYTES_DEFAULT (256u * 1024) /* touched pages alone take memory */
-#define SCHED_STACK_BYTES_MIN     (16u * 1024)
+#define SCHED_FIBERS_MAX_LIMIT    16384u /* two mappings each, of the 65530 of a process */
+#define SCHED_STACK_BYTES_DEFAULT ((size_t)256 * 1024) /* touched pages alone take memory */
+#define SCHED_STACK_BYTES_MIN     ((size_t)16 * 1024)
 
 /* One sched_run() ends after so many resumptions, though fibers go on waking each other. */
 #define SCHED_RESUMES_MAX 65536u

@@ -209,6 +209,12 @@ static bool has_series(struct family *family, const char *labels)
 	return false;
 }
 
+/* The text was checked to fit. */
+static void copy_text(char copy[METRICS_TEXT_BYTES], const char *text)
+{
+	memcpy(copy, text, strlen(text) + 1);
+}
+
 static struct family *add_family(struct metrics *metrics, enum kind kind, const char *name,
 				 const char *help)
 {
@@ -217,8 +223,8 @@ static struct family *add_family(struct metrics *metrics, enum kind kind, const 
 	if (!family)
 		return NULL;
 	family->kind = kind;
-	(void)strcpy(family->name, name);
-	(void)strcpy(family->help, help);
+	copy_text(family->name, name);
+	copy_text(family->help, help);
 	list_init(&family->series);
 	list_push_last(&metrics->families, &family->link);
 	return family;
@@ -256,7 +262,7 @@ static int add_locked(struct metrics *metrics, const struct wish *wish)
 	}
 	series->owner = wish->owner;
 	series->value = wish->value;
-	(void)strcpy(series->labels, wish->labels);
+	copy_text(series->labels, wish->labels);
 	list_push_last(&family->series, &series->link);
 	metrics->series_count++;
 	return 0;

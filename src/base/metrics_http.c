@@ -55,6 +55,7 @@ static enum MHD_Result answer_metrics(struct MHD_Connection *connection, struct 
 	return result;
 }
 
+/* NOLINTNEXTLINE(readability-function-size): the signature is the library's */
 static enum MHD_Result answer(void *context, struct MHD_Connection *connection, const char *url,
 			      const char *method, const char *version, const char *upload,
 			      size_t *upload_bytes, void **request)

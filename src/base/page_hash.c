@@ -26,7 +26,7 @@
 
 #define LANE_WORDS 8u
 #define GROUPS     8u /* vectors in flight: enough to hide the latency of a product */
-#define ROWS       (PAGE_HASH_BYTES / (LANE_WORDS * GROUPS * 4u))
+#define ROWS       (PAGE_HASH_BYTES / 4u / LANE_WORDS / GROUPS)
 
 /* Odd, so that multiplying by them is one to one; else any numbers with bits all over. */
 #define ODD          0x9e3779b1u
@@ -35,7 +35,7 @@
 typedef uint32_t lanes __attribute__((vector_size(LANE_WORDS * 4)));
 typedef uint32_t lanes_anywhere __attribute__((vector_size(LANE_WORDS * 4), aligned(1), may_alias));
 
-static_assert(ROWS * GROUPS * sizeof(lanes) == PAGE_HASH_BYTES, "rows fill the page");
+static_assert(sizeof(lanes) * GROUPS * ROWS == PAGE_HASH_BYTES, "rows fill the page");
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the hash is of little-endian words");
 
 #define ROTATE(s, bits) (((s) << (bits)) | ((s) >> (32 - (bits))))

@@ -5,6 +5,7 @@
 #include "base/env.h"
 
 #include <dirent.h>
+#include <ftw.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -39,37 +40,22 @@ static int begin(void **state)
 
 	assert_non_null(world);
 	world->env = env_real();
-	(void)strcpy(world->dir, "/tmp/afar-test-env-XXXXXX");
+	(void)snprintf(world->dir, PATH_BYTES, "/tmp/afar-test-env-XXXXXX");
 	assert_non_null(mkdtemp(world->dir));
 	*state = world;
 	return 0;
 }
 
-/* Removes what a test left, to a depth of its own making. */
-static void remove_tree(const char *path)
+static int remove_one(const char *path, const struct stat *status, int type, struct FTW *walk)
 {
-	DIR *dir = opendir(path);
-	struct dirent *entry;
-
-	while (dir && (entry = readdir(dir))) { /* NOLINT(concurrency-mt-unsafe) */
-		char inner[2 * PATH_BYTES];
-
-		if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
-			continue;
-		(void)snprintf(inner, sizeof(inner), "%s/%s", path, entry->d_name);
-		if (unlink(inner) != 0)
-			remove_tree(inner);
-	}
-	if (dir)
-		closedir(dir);
-	(void)rmdir(path);
+	return remove(path);
 }
 
 static int end(void **state)
 {
 	struct world *world = *state;
 
-	remove_tree(world->dir);
+	assert_int_equal(nftw(world->dir, remove_one, 8, FTW_DEPTH | FTW_PHYS), 0);
 	free(world);
 	return 0;
 }
@@ -258,8 +244,9 @@ static void append_name(void *context, const char *name)
 {
 	char *names = context;
 
-	(void)strcat(names, name);
-	(void)strcat(names, " ");
+	size_t len = strlen(names);
+
+	(void)snprintf(names + len, PATH_BYTES - len, "%s ", name);
 }
 
 static void a_listing_is_in_byte_order_without_temporaries(void **state)

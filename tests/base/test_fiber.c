@@ -379,7 +379,10 @@ static void stand_in_line(void *arg)
 	int64_t deadline_ns = own_letter(world) == 't' ? 2000 : FIBER_FOREVER;
 	int err = fiber_line_wait(&world->line, world->sched, deadline_ns);
 
-	trace(world, err == 0 ? own_letter(world) : err == -ETIMEDOUT ? '-' : '!');
+	if (err == 0)
+		trace(world, own_letter(world));
+	else
+		trace(world, err == -ETIMEDOUT ? '-' : '!');
 }
 
 static void a_line_is_served_first_come_first_served(void **state)
@@ -482,6 +485,7 @@ static void a_fiber_never_run_ends_cancelled_too(void **state)
 
 /* ---- stacks ---- */
 
+/* NOLINTNEXTLINE(misc-no-recursion) */
 static unsigned use_stack(unsigned depth)
 {
 	volatile char frame[4096];

@@ -23,7 +23,7 @@ static void make_key(char path[PATH_BYTES], const void *bytes, size_t len, mode_
 {
 	int fd;
 
-	(void)strcpy(path, "/tmp/afar-test-key-XXXXXX");
+	(void)snprintf(path, PATH_BYTES, "/tmp/afar-test-key-XXXXXX");
 	fd = mkstemp(path);
 	assert_true(fd >= 0);
 	assert_int_equal(write(fd, bytes, len), (ssize_t)len);

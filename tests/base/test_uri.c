@@ -179,7 +179,8 @@ static void damage_does_no_harm(void **state)
 		struct uri uri;
 		size_t len;
 
-		(void)strcpy(text, good[seed_below(&random, ARRAY_COUNT(good))].text);
+		(void)snprintf(text, sizeof(text), "%s",
+			       good[seed_below(&random, ARRAY_COUNT(good))].text);
 		len = strlen(text);
 		for (uint64_t damage = seed_below(&random, 4); damage > 0; damage--)
 			text[seed_below(&random, len)] =
