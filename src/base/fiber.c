@@ -126,8 +126,14 @@ struct sched {
 
 /* ---- the sanitizers ---- */
 
+/*
+ * Always inlined: the thread sanitizer notes each entry and exit of a function on the stack it
+ * believes in, and must not be told of another stack between the two.
+ */
+#define SHADOW static inline __attribute__((always_inline))
+
 #if defined(SANITIZE_ADDRESS)
-static void shadow_leave(struct stack_shadow *left, const struct stack_shadow *entered,
+SHADOW void shadow_leave(struct stack_shadow *left, const struct stack_shadow *entered,
 			 bool for_good)
 {
 	__sanitizer_start_switch_fiber(for_good ? NULL : &left->fake_stack, entered->bottom,
@@ -135,72 +141,57 @@ static void shadow_leave(struct stack_shadow *left, const struct stack_shadow *e
 }
 
 /* Learns, by the way, where the stack is that was left: the thread's own is known no other way. */
-static void shadow_arrive(struct stack_shadow *arrived, struct stack_shadow *left)
+SHADOW void shadow_arrive(const struct stack_shadow *arrived, struct stack_shadow *left)
 {
 	__sanitizer_finish_switch_fiber(arrived->fake_stack, &left->bottom, &left->size_bytes);
 }
 
-static void shadow_create(struct stack_shadow *shadow, void *bottom, size_t size_bytes)
+SHADOW void shadow_create(struct stack_shadow *shadow, void *bottom, size_t size_bytes)
 {
 	/* The last fiber on this stack never returned from its first frame: it left marks. */
 	__asan_unpoison_memory_region(bottom, size_bytes);
-	*shadow = (struct stack_shadow){.bottom = bottom, .size_bytes = size_bytes};
-}
-
-static void shadow_destroy(struct stack_shadow *shadow)
-{
-}
-
-static void shadow_of_thread(struct stack_shadow *shadow)
-{
+	shadow->bottom = bottom;
+	shadow->size_bytes = size_bytes;
 }
 #elif defined(SANITIZE_THREAD)
-static void shadow_leave(struct stack_shadow *left, const struct stack_shadow *entered,
+SHADOW void shadow_leave(struct stack_shadow *left, const struct stack_shadow *entered,
 			 bool for_good)
 {
 	__tsan_switch_to_fiber(entered->tsan, 0);
 }
-
-static void shadow_arrive(struct stack_shadow *arrived, struct stack_shadow *left)
-{
-}
-
-static void shadow_create(struct stack_shadow *shadow, void *bottom, size_t size_bytes)
-{
-	shadow->tsan = __tsan_create_fiber(0);
-}
-
-static void shadow_destroy(struct stack_shadow *shadow)
-{
-	__tsan_destroy_fiber(shadow->tsan);
-}
-
-static void shadow_of_thread(struct stack_shadow *shadow)
-{
-	shadow->tsan = __tsan_get_current_fiber();
-}
 #else
-static void shadow_leave(struct stack_shadow *left, const struct stack_shadow *entered,
+SHADOW void shadow_leave(struct stack_shadow *left, const struct stack_shadow *entered,
 			 bool for_good)
 {
 }
+#endif
 
-static void shadow_arrive(struct stack_shadow *arrived, struct stack_shadow *left)
+#if !defined(SANITIZE_ADDRESS)
+SHADOW void shadow_arrive(const struct stack_shadow *arrived, struct stack_shadow *left)
 {
 }
 
-static void shadow_create(struct stack_shadow *shadow, void *bottom, size_t size_bytes)
+SHADOW void shadow_create(struct stack_shadow *shadow, void *bottom, size_t size_bytes)
 {
-}
-
-static void shadow_destroy(struct stack_shadow *shadow)
-{
-}
-
-static void shadow_of_thread(struct stack_shadow *shadow)
-{
+#if defined(SANITIZE_THREAD)
+	shadow->tsan = __tsan_create_fiber(0);
+#endif
 }
 #endif
+
+SHADOW void shadow_destroy(struct stack_shadow *shadow)
+{
+#if defined(SANITIZE_THREAD)
+	__tsan_destroy_fiber(shadow->tsan);
+#endif
+}
+
+SHADOW void shadow_of_thread(struct stack_shadow *shadow)
+{
+#if defined(SANITIZE_THREAD)
+	shadow->tsan = __tsan_get_current_fiber();
+#endif
+}
 
 /* ---- timers ---- */
 
