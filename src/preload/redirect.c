@@ -138,8 +138,7 @@ int redirect_apply(const struct redirect_plan *plan)
 	return (int)kernel_call3(SYS_mprotect, (long)page, (long)len, PROT_READ | PROT_EXEC);
 }
 
-/* Where the C library has the function, and how long it is by its symbol. */
-static bool locate(void *library, const char *name, struct redirect_plan *plan)
+bool redirect_locate(void *library, const char *name, struct redirect_plan *plan)
 {
 	void *at = dlsym(library, name);
 	const ElfW(Sym) *symbol = NULL;
@@ -174,7 +173,7 @@ int redirect_everything(const char **reason)
 	int err;
 
 	*reason = "the program has no C library that we know (libc.so.6)";
-	if (!library || !locate(library, "mmap", &plans[0]))
+	if (!library || !redirect_locate(library, "mmap", &plans[0]))
 		return -ENOENT;
 	preload.brk.shown = dlsym(library, "__curbrk");
 	*reason = "no memory for trampolines";
@@ -182,7 +181,7 @@ int redirect_everything(const char **reason)
 	if (err)
 		return err;
 	for (const struct redirection *one = entries; one->name && count < REDIRECT_MAX; one++) {
-		err = locate(library, one->name, &plans[count])
+		err = redirect_locate(library, one->name, &plans[count])
 			      ? redirect_plan(&plans[count], &trampolines, one)
 			      : -ENOENT;
 		if (err == 0) {

@@ -18,6 +18,7 @@
 
 #include "preload/entries.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -43,6 +44,11 @@ int trampolines_open(struct trampolines *trampolines, uintptr_t around, size_t l
 /* Makes it executable, and no longer writable. */
 int trampolines_seal(struct trampolines *trampolines);
 
+/*
+ * Fills in where a loaded library has the function, and how long it is by its symbol. `library` is
+ * of dlopen(). False: it has no such function.
+ */
+bool redirect_locate(void *library, const char *name, struct redirect_plan *plan);
 /*
  * Plans the redirection of the function at plan->at, plan->size bytes long, to `entry`; if
  * `original` is not NULL the way to the old code is stored there.
