@@ -56,27 +56,30 @@ struct metrics;
 struct pool;
 struct volume;
 
-#define POOL_PAGE_BYTES       4096u
-#define POOL_REPLICAS_MAX     3u
-#define POOL_OPERATIONS_MAX   1024u /* of one volume, not yet taken by pool_poll() */
-#define POOL_NODES_MAX        256u
-#define VOLUME_NAME_BYTES     64u
+#define POOL_PAGE_BYTES     4096u
+#define POOL_REPLICAS_MAX   3u
+#define POOL_OPERATIONS_MAX 1024u /* of one volume, not yet taken by pool_poll() */
+#define POOL_NODES_MAX      256u
+#define VOLUME_NAME_BYTES   64u
 
 /* Safety mechanisms that a test may take out, to see that it notices (pool_options.mutations). */
 enum pool_mutation {
-	POOL_MUTATE_EPOCHS = 1u << 0,     /* piece_epoch does not rise at a remap */
-	POOL_MUTATE_CHECKSUMS = 1u << 1,  /* what comes back is not verified */
-	POOL_MUTATE_ACK_ORDER = 1u << 2,  /* acknowledged when the first copy is stored */
-	POOL_MUTATE_REBUILD = 1u << 3,    /* a rebuild does not copy pages written meanwhile */
+	POOL_MUTATE_EPOCHS = 1u << 0,    /* piece_epoch does not rise at a remap */
+	POOL_MUTATE_CHECKSUMS = 1u << 1, /* what comes back is not verified */
+	POOL_MUTATE_ACK_ORDER = 1u << 2, /* acknowledged when the first copy is stored */
+	POOL_MUTATE_REBUILD = 1u << 3,   /* a rebuild does not copy pages written meanwhile */
 };
 
 struct pool_options {
-	uint64_t owner;      /* our id, as the fabric's options.id */
+	uint64_t owner; /* our id, as the fabric's options.id */
 	struct log *log;
 	struct metrics *metrics;
 	uint64_t mutations;
 	uint64_t rebuild_bytes_per_s; /* pace of background copying; 0: 200 MiB/s */
 	int64_t request_ns;           /* a node that does not answer a control request; 0: 2 s */
+	int64_t grace_ns;             /* before a copy that went away is replaced; 0: 200 ms */
+	int64_t reattach_ns; /* before the last copy that went away counts as lost; 0: 3 s */
+	int64_t patience_ns; /* before an operation that cannot go on fails; 0: 10 s */
 };
 
 /*
@@ -90,9 +93,9 @@ void pool_close(struct pool *pool);
 
 struct volume_options {
 	char name[VOLUME_NAME_BYTES]; /* "": one is made up; told by volume_name() */
-	uint64_t size_bytes;          /* a multiple of POOL_PAGE_BYTES; space is taken at first write */
-	uint32_t replicas;            /* 1: protection none; 2 or 3: replicas=N */
-	bool takeover;                /* take it from a dead owner, instead of making a new one */
+	uint64_t size_bytes; /* a multiple of POOL_PAGE_BYTES; space is taken at first write */
+	uint32_t replicas;   /* 1: protection none; 2 or 3: replicas=N */
+	bool takeover;       /* take it from a dead owner, instead of making a new one */
 };
 
 /* "none" or "replicas=N" to a number of copies. -EINVAL: something else. */
@@ -128,7 +131,7 @@ enum volume_op { VOLUME_READ, VOLUME_WRITE };
 struct volume_io {
 	enum volume_op op;
 	uint64_t page;
-	void *buf;      /* one page; the pool's until done. A write's bytes must not change meanwhile */
+	void *buf; /* one page; the pool's until done. A write's bytes must not change meanwhile */
 	uint64_t token; /* comes back with the completion */
 };
 
@@ -145,11 +148,11 @@ unsigned volume_submit(struct volume *volume, const struct volume_io *ios, unsig
 void volume_discard(struct volume *volume, uint64_t page, uint64_t n);
 
 enum pool_event_kind {
-	VOLUME_DONE,     /* volume, token, status: 0, AFAR_ELOST, AFAR_ENOSPACE_FAR, -ECANCELED, … */
-	VOLUME_READY,    /* volume */
-	VOLUME_FAILED,   /* volume, status: AFAR_EOWNED, AFAR_ELEASE, …: only close it */
-	VOLUME_PIECE,    /* volume, token = piece, status: 0: mapped or remapped; AFAR_ELOST;
-	                    AFAR_ENOSPACE_FAR: cannot be mapped now */
+	VOLUME_DONE,  /* volume, token, status: 0, AFAR_ELOST, AFAR_ENOSPACE_FAR, -ECANCELED, … */
+	VOLUME_READY, /* volume */
+	VOLUME_FAILED, /* volume, status: AFAR_EOWNED, AFAR_ELEASE, …: only close it */
+	VOLUME_PIECE,  /* volume, token = piece, status: 0: mapped or remapped; AFAR_ELOST;
+			  AFAR_ENOSPACE_FAR: cannot be mapped now */
 };
 
 struct pool_event {
@@ -171,7 +174,7 @@ int64_t pool_deadline_ns(const struct pool *pool);
  * the pool never moves it, and the node is told KEEP when it wants the slab back.
  */
 struct volume_piece_direct {
-	int memfd;            /* the pool's; duplicate it */
+	int memfd; /* the pool's; duplicate it */
 	uint64_t size_bytes;
 	uint32_t piece_epoch;
 };
