@@ -196,10 +196,10 @@ void copy_leave(struct piece *piece, unsigned slot)
 		if (piece_wait(piece, FIBER_FOREVER) == -ECANCELED)
 			return;
 	if (copy->noticed)
-		evict_answer(copy, piece,
-			     piece->pages.held != 0 && piece->volume->record.replicas < 3
-				     ? NODE_EVICT_MOVED
-				     : NODE_EVICT_DROPPABLE);
+		copy_answer_notice(copy, piece,
+				   piece->pages.held != 0 && piece->volume->record.replicas < 3
+					   ? NODE_EVICT_MOVED
+					   : NODE_EVICT_DROPPABLE);
 	copy_clear(piece, slot);
 	operations_of_piece(piece);
 	/* A node that is away is told when it is greeted; here a failure has no one to hear it. */

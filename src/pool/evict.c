@@ -54,7 +54,7 @@ static uint32_t activity_of(struct piece *piece, int64_t now_ns)
 	return piece->activity;
 }
 
-void evict_activity(struct pool_node *node, const struct node_message *message)
+void copy_tell_activity(struct pool_node *node, const struct node_message *message)
 {
 	struct node_message answer = *message;
 	int64_t now_ns = env_now_ns(node->pool->env);
@@ -79,7 +79,7 @@ static void answer_notice(struct pool_node *node, const struct node_slab_name *s
 	node_tell(node, &message, NODE_EVICT_ANSWER);
 }
 
-void evict_answer(struct copy *copy, struct piece *piece, uint32_t answer)
+void copy_answer_notice(struct copy *copy, struct piece *piece, uint32_t answer)
 {
 	struct volume *volume = piece->volume;
 	struct node_slab_name slab = {.volume = volume->record.id,
@@ -94,7 +94,7 @@ void evict_answer(struct copy *copy, struct piece *piece, uint32_t answer)
 		answer_notice(copy->node, &slab, copy->notice_request, answer);
 }
 
-void evict_notice(struct pool_node *node, const struct node_message *message)
+void copy_take_notice(struct pool_node *node, const struct node_message *message)
 {
 	const struct node_slab_name *slab = &message->evict.slab;
 	struct piece *piece;

@@ -519,10 +519,10 @@ static void received(struct pool_node *node, const struct fabric_event *event)
 			answered(node, &message);
 			return;
 		case NODE_ACTIVITY_ASK:
-			evict_activity(node, &message);
+			copy_tell_activity(node, &message);
 			return;
 		case NODE_EVICT_NOTICE:
-			evict_notice(node, &message);
+			copy_take_notice(node, &message);
 			return;
 		default:
 			err = -EPROTO;

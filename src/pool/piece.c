@@ -288,7 +288,7 @@ static int allocate(struct piece *piece)
 	/* Nowhere to go: nodes keep what they wanted back. */
 	for (unsigned slot = 0; slot < PIECE_COPIES_MAX; slot++)
 		if (piece->copies[slot].noticed)
-			evict_answer(&piece->copies[slot], piece, NODE_EVICT_KEEP);
+			copy_answer_notice(&piece->copies[slot], piece, NODE_EVICT_KEEP);
 	piece->retry_ns = env_now_ns(piece->volume->pool->env) + RETRY_NS;
 	if (piece_is_mapped(piece) || copies_in(piece, COPY_FILLING) != 0)
 		return 0;
@@ -356,7 +356,7 @@ static int take(struct piece *piece, const struct piece_step *step)
 	case PIECE_LOSE:
 		return lose(piece);
 	case PIECE_KEEP:
-		evict_answer(&piece->copies[step->slot], piece, NODE_EVICT_KEEP);
+		copy_answer_notice(&piece->copies[step->slot], piece, NODE_EVICT_KEEP);
 		return 0;
 	case PIECE_RETIRE:
 		return retire(piece, step->slot);

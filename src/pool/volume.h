@@ -381,9 +381,9 @@ int fill_step(struct piece *piece);
 
 /* ---- evict.c ---- */
 
-void evict_notice(struct pool_node *node, const struct node_message *message);
-void evict_activity(struct pool_node *node, const struct node_message *message);
-void evict_answer(struct copy *copy, struct piece *piece, uint32_t answer);
+void copy_take_notice(struct pool_node *node, const struct node_message *message);
+void copy_tell_activity(struct pool_node *node, const struct node_message *message);
+void copy_answer_notice(struct copy *copy, struct piece *piece, uint32_t answer);
 void piece_count_access(struct piece *piece);
 
 #endif
