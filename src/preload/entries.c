@@ -2,6 +2,7 @@
 #include "preload/entries.h"
 
 #include "base/kernel_call.h"
+#include "preload/apart.h"
 #include "preload/preload.h"
 
 #include <errno.h>
@@ -17,89 +18,89 @@ static long answer(long result)
 	return -1;
 }
 
+static long call(long number, long a, long b, long c, long d, long e)
+{
+	const long argument[6] = {a, b, c, d, e, 0};
+
+	return answer(process_call(number, argument));
+}
+
 static void *entry_mmap(void *address, size_t len, int protection, int flags, int fd, off_t offset)
 {
-	const struct mapping mapping = {
-		.address = (uintptr_t)address,
-		.len = len,
-		.protection = protection,
-		.flags = flags,
-		.fd = fd,
-		.offset = offset,
-	};
+	const long argument[6] = {(long)address, (long)len, protection, flags, fd, offset};
 
-	return (void *)answer(memory_map(&mapping));
+	return (void *)answer(process_call(SYS_mmap, argument));
 }
 
 static int entry_munmap(void *address, size_t len)
 {
-	return (int)answer(memory_unmap((uintptr_t)address, len));
+	return (int)call(SYS_munmap, (long)address, (long)len, 0, 0, 0);
 }
 
 /* The last argument is there only with MREMAP_FIXED; reading it when it is not does no harm. */
 static void *entry_mremap(void *from, size_t from_len, size_t to_len, int flags, void *to)
 {
-	const struct remapping remapping = {
-		.from = (uintptr_t)from,
-		.from_len = from_len,
-		.to_len = to_len,
-		.flags = flags,
-		.to = (uintptr_t)to,
-	};
-
-	return (void *)answer(memory_remap(&remapping));
+	return (void *)call(SYS_mremap, (long)from, (long)from_len, (long)to_len, flags, (long)to);
 }
 
 static int entry_mprotect(void *address, size_t len, int protection)
 {
-	return (int)answer(memory_protect((uintptr_t)address, len, protection, -1));
+	return (int)call(SYS_mprotect, (long)address, (long)len, protection, 0, 0);
 }
 
 static int entry_pkey_mprotect(void *address, size_t len, int protection, int key)
 {
-	return (int)answer(memory_protect((uintptr_t)address, len, protection, key));
+	return (int)call(SYS_pkey_mprotect, (long)address, (long)len, protection, key, 0);
 }
 
 static int entry_madvise(void *address, size_t len, int advice)
 {
-	return (int)answer(memory_advise((uintptr_t)address, len, advice));
+	return (int)call(SYS_madvise, (long)address, (long)len, advice, 0, 0);
 }
 
 static int entry_brk(void *wanted)
 {
-	uintptr_t end = memory_break((uintptr_t)wanted);
+	uintptr_t end = (uintptr_t)call(SYS_brk, (long)wanted, 0, 0, 0, 0);
 
 	return (int)answer(end < (uintptr_t)wanted ? -ENOMEM : 0);
 }
 
 static void *entry_sbrk(intptr_t increment)
 {
-	return (void *)answer(memory_break_by(increment));
+	const long argument[6] = {increment};
+
+	return (void *)answer(apart_call(memory_break_by, argument));
 }
 
 static int entry_mlock(const void *address, size_t len)
 {
-	return (int)answer(memory_lock((uintptr_t)address, len, 0));
+	return (int)call(SYS_mlock, (long)address, (long)len, 0, 0, 0);
 }
 
 static int entry_mlock2(const void *address, size_t len, unsigned flags)
 {
-	return (int)answer(memory_lock((uintptr_t)address, len, flags));
+	return (int)call(SYS_mlock2, (long)address, (long)len, (long)flags, 0, 0);
 }
 
 static int entry_munlock(const void *address, size_t len)
 {
-	return (int)answer(memory_unlock((uintptr_t)address, len));
+	return (int)call(SYS_munlock, (long)address, (long)len, 0, 0, 0);
 }
 
 static int entry_mlockall(int flags)
 {
-	return (int)answer(memory_lock_all(flags));
+	return (int)call(SYS_mlockall, flags, 0, 0, 0, 0);
 }
 
 static int entry_munlockall(void)
 {
-	return (int)answer(memory_unlock_all());
+	return (int)call(SYS_munlockall, 0, 0, 0, 0, 0);
+}
+
+/* fork() of the C library calls it in the middle. */
+static pid_t entry__Fork(void)
+{
+	return (pid_t)answer(process_fork());
 }
 
 static int entry_execve(const char *path, char *const arguments[], char *const environment[])
@@ -202,7 +203,7 @@ const struct redirection entries[] = {
 	OPTIONAL(execveat),
 	REPLACE(fexecve),
 	REPLACE(syscall),
-	{"_Fork", (void (*)(void))process_fork, (void (**)(void)) & preload.original_fork, true},
+	{"_Fork", (void (*)(void))entry__Fork, (void (**)(void)) & preload.original_fork, true},
 	EXTEND(open),
 	EXTEND(openat),
 	EXTEND(fcntl),

@@ -134,11 +134,22 @@ void marks_move(struct marks *marks, uintptr_t from, size_t from_len, uintptr_t 
 	}
 }
 
+size_t marks_bytes(const struct marks *marks, enum mark_kind kind, uintptr_t start, uintptr_t end)
+{
+	size_t bytes = 0;
+
+	for (unsigned i = 0; i < marks->count; i++) {
+		const struct mark *mark = &marks->mark[i];
+
+		if (mark->kind != kind || !overlaps(mark, start, end))
+			continue;
+		bytes += (mark->end < end ? mark->end : end) -
+			 (mark->start > start ? mark->start : start);
+	}
+	return bytes;
+}
+
 bool marks_any(const struct marks *marks, enum mark_kind kind, uintptr_t start, uintptr_t end)
 {
-	for (unsigned i = 0; i < marks->count; i++) {
-		if (marks->mark[i].kind == kind && overlaps(&marks->mark[i], start, end))
-			return true;
-	}
-	return false;
+	return marks_bytes(marks, kind, start, end) > 0;
 }

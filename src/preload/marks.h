@@ -20,6 +20,7 @@ enum mark_kind {
 	MARK_ABSENT_IN_CHILD, /* MADV_DONTFORK */
 	MARK_EMPTY_IN_CHILD,  /* MADV_WIPEONFORK */
 	MARK_LOCKED,          /* mlock */
+	MARK_LOCAL,           /* large, private, anonymous, and not managed: it is counted */
 };
 
 struct mark {
@@ -41,6 +42,8 @@ void marks_forget(struct marks *marks, uintptr_t start, uintptr_t end);
 /* The range has moved, and its marks with it; they cover the new length where they were at the end.
  */
 void marks_move(struct marks *marks, uintptr_t from, size_t from_len, uintptr_t to, size_t to_len);
+/* How many bytes of the range are marked so. */
+size_t marks_bytes(const struct marks *marks, enum mark_kind kind, uintptr_t start, uintptr_t end);
 bool marks_any(const struct marks *marks, enum mark_kind kind, uintptr_t start, uintptr_t end);
 
 #endif

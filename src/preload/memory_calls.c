@@ -26,13 +26,19 @@
 #define EVERYWHERE_START ((uintptr_t)PRELOAD_PAGE_BYTES)
 #define EVERYWHERE_LEN   (((size_t)1 << 47) - 2 * PRELOAD_PAGE_BYTES)
 
+/* What may be managed, and what is counted when it is not. */
+static bool is_of_interest(const struct mapping *mapping)
+{
+	return preload.pager && (mapping->flags & MAP_TYPE) == MAP_PRIVATE &&
+	       (mapping->flags & MAP_ANONYMOUS) && mapping->len >= PRELOAD_MANAGED_MIN;
+}
+
 static bool is_manageable(const struct mapping *mapping)
 {
 	const int local = MAP_STACK | MAP_LOCKED | MAP_HUGETLB | MAP_GROWSDOWN;
 
-	return (mapping->flags & MAP_TYPE) == MAP_PRIVATE && (mapping->flags & MAP_ANONYMOUS) &&
-	       !(mapping->flags & local) && !(mapping->protection & PROT_EXEC) &&
-	       mapping->len >= PRELOAD_MANAGED_MIN && !preload.lock_future;
+	return is_of_interest(mapping) && !(mapping->flags & local) &&
+	       !(mapping->protection & PROT_EXEC) && !preload.lock_future;
 }
 
 static long kernel_map(const struct mapping *mapping, int flags)
@@ -44,6 +50,24 @@ static long kernel_map(const struct mapping *mapping, int flags)
 static long kernel_unmap(uintptr_t address, size_t len)
 {
 	return kernel_call2(SYS_munmap, (long)address, (long)len);
+}
+
+/* Under the lock. Counted only while it is remembered, so that it can be uncounted. */
+static void count_local(uintptr_t address, size_t len)
+{
+	if (marks_set(&preload.marks, MARK_LOCAL, address, address + len) == 0)
+		pager_count_unmanaged(preload.pager, (int64_t)len);
+}
+
+/* Under the lock: the range is going, managed or not. */
+static void forget(uintptr_t address, size_t len)
+{
+	uintptr_t end = address + len;
+	size_t local = marks_bytes(&preload.marks, MARK_LOCAL, address, end);
+
+	if (local > 0)
+		pager_count_unmanaged(preload.pager, -(int64_t)local);
+	marks_forget(&preload.marks, address, end);
 }
 
 /*
@@ -59,7 +83,6 @@ static long give_way(const struct mapping *mapping, size_t len)
 		return trial;
 	kernel_unmap((uintptr_t)trial, len);
 	pager_release(preload.pager, mapping->address, len);
-	marks_forget(&preload.marks, mapping->address, mapping->address + len);
 	return 0;
 }
 
@@ -79,6 +102,8 @@ static long replace(const struct mapping *mapping, int flags)
 		if (result == 0)
 			result = kernel_map(mapping, flags & ~MAP_POPULATE);
 	}
+	if (!kernel_failed(result))
+		forget(mapping->address, len);
 	pager_unlock(preload.pager, &guard);
 	return managed ? result : kernel_map(mapping, flags);
 }
@@ -86,7 +111,7 @@ static long replace(const struct mapping *mapping, int flags)
 long memory_map(const struct mapping *mapping)
 {
 	const int replaces = MAP_FIXED | MAP_FIXED_NOREPLACE;
-	bool manageable = preload.pager && is_manageable(mapping);
+	bool manageable = is_manageable(mapping);
 	int flags = mapping->flags;
 	struct pager_guard guard;
 	long result;
@@ -99,13 +124,16 @@ long memory_map(const struct mapping *mapping)
 		result = replace(mapping, flags);
 	else
 		result = kernel_map(mapping, flags);
-	if (!manageable || kernel_failed(result))
+	if (!is_of_interest(mapping) || kernel_failed(result))
 		return result;
 
 	/* Nobody knows the address yet. If the pager has no room for it, it stays local. */
+	size_t len = preload_whole_pages(mapping->len);
+
 	pager_lock(preload.pager, &guard);
-	(void)pager_manage(preload.pager, (uintptr_t)result, preload_whole_pages(mapping->len),
-			   mapping->protection & PROT_READ);
+	if (!manageable ||
+	    pager_manage(preload.pager, (uintptr_t)result, len, mapping->protection & PROT_READ))
+		count_local((uintptr_t)result, len);
 	pager_unlock(preload.pager, &guard);
 	return result;
 }
@@ -123,9 +151,9 @@ long memory_unmap(uintptr_t address, size_t len)
 	managed = pager_managed(preload.pager, address, whole) > 0;
 	if (managed) {
 		pager_release(preload.pager, address, whole);
-		marks_forget(&preload.marks, address, address + whole);
 		result = kernel_unmap(address, whole);
 	}
+	forget(address, whole);
 	pager_unlock(preload.pager, &guard);
 	return managed ? result : kernel_unmap(address, len);
 }
@@ -167,13 +195,36 @@ static long remap_managed(const struct remapping *re, bool *locked)
 		kernel_call2(SYS_munlock, (long)re->from, (long)from_len);
 	if (re->flags & MREMAP_FIXED) {
 		pager_release(preload.pager, re->to, to_len);
-		marks_forget(&preload.marks, re->to, re->to + to_len);
+		forget(re->to, to_len);
+	}
+	if (to_len < from_len) {
+		pager_release(preload.pager, re->from + to_len, from_len - to_len);
+		forget(re->from + to_len, from_len - to_len);
 	}
 	result = kernel_remap(re);
 	if (!kernel_failed(result)) {
 		pager_move(preload.pager, re->from, from_len, (uintptr_t)result, to_len);
 		marks_move(&preload.marks, re->from, from_len, (uintptr_t)result, to_len);
 	}
+	return result;
+}
+
+/* Nothing of it is managed; what it was counted for moves with it. */
+static long remap_local(const struct remapping *re)
+{
+	size_t from_len = preload_whole_pages(re->from_len);
+	size_t to_len = preload_whole_pages(re->to_len);
+	long result = kernel_remap(re);
+	struct pager_guard guard;
+
+	if (kernel_failed(result) || (re->flags & ~(MREMAP_MAYMOVE | MREMAP_FIXED)))
+		return result;
+	pager_lock(preload.pager, &guard);
+	if (marks_any(&preload.marks, MARK_LOCAL, re->from, re->from + from_len)) {
+		forget(re->from, from_len);
+		count_local((uintptr_t)result, to_len);
+	}
+	pager_unlock(preload.pager, &guard);
 	return result;
 }
 
@@ -194,7 +245,7 @@ long memory_remap(const struct remapping *re)
 		result = remap_managed(re, &locked);
 	pager_unlock(preload.pager, &guard);
 	if (!managed)
-		return kernel_remap(re);
+		return remap_local(re);
 	if (locked && kernel_failed(result))
 		kernel_call2(SYS_mlock, (long)re->from, (long)from_len);
 	else if (locked)

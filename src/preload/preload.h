@@ -15,15 +15,16 @@
  *                        memory that may be far
  *       program_break.c  brk and sbrk: the heap grows in mappings of ours
  *       marks.c          what the program asked for its memory that we must remember
- *       process_calls.c  fork, exec and syscall()
+ *       process_calls.c  fork, exec, and which function stands for which system call
+ *       apart.c          stacks of our own, for what is done under the pager's lock
  *       inherited.c      the environment that a new program must get from us
  *       entries.c        the functions as the C library declares them: results and errno
- *       direct_io.c      open() without O_DIRECT
  *
  * The life of one mmap
  *
  *     program: malloc(1 GiB)
  *       C library: mmap ──jump──► entry_mmap            entries.c: errno only
+ *                                   apart_call          to a stack that is never far
  *                                   memory_map          private, anonymous, large?
  *                                     kernel: mmap
  *                                     pager_lock        signals blocked, the pager's lock
@@ -140,11 +141,11 @@ void memory_after_fork(void);
 /* program_break.c: where the break is afterwards, as the kernel answers. */
 void program_break_start(struct program_break *brk);
 uintptr_t memory_break(uintptr_t wanted);
-/* sbrk(): the old break, or -ENOMEM. */
-long memory_break_by(intptr_t increment);
+/* sbrk(), by so many bytes as the first argument says: the old break, or -ENOMEM. */
+long memory_break_by(const long argument[6]);
 
-/* process_calls.c */
-pid_t process_fork(void);
+/* process_calls.c: as above */
+long process_fork(void);
 long process_execute(int directory, const char *path, char *const *arguments,
 		     char *const *environment, int flags);
 /* syscall(2): the calls above by number; others go to the kernel. */

@@ -10,17 +10,44 @@
  *   need nothing. A child of vfork may call everything here.
  */
 #include "base/kernel_call.h"
+#include "preload/apart.h"
 #include "preload/preload.h"
 
 #include <alloca.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/sched.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 /* More than this is not built on the stack, which is small in a child of posix_spawn. */
 #define STACK_BYTES_MAX 12288u
+
+/* How far from the thread pointer its descriptor and the C library's own variables may lie. */
+#define DESCRIPTOR_REACH 8192u
+
+/*
+ * The child is not to touch managed memory before pager_fork_child(), which far pages would be
+ * zeros in. It runs apart, so its stack is ours. But the C library and the kernel write into the
+ * thread's descriptor, and that lies with the thread's stack, wherever the program put it: so it
+ * is brought in, and stays as the pager evicts nothing between prepare and the fork.
+ */
+static void bring_in_descriptor(void)
+{
+	uintptr_t self = (uintptr_t)__builtin_thread_pointer();
+	uintptr_t start = (self - DESCRIPTOR_REACH) & ~(uintptr_t)(PRELOAD_PAGE_BYTES - 1);
+
+	/*
+	 * The neighbours may be closed to reading: so the kernel is asked to read them, as a set of
+	 * signals to block. All are blocked already.
+	 */
+	for (uintptr_t page = start; page < self + DESCRIPTOR_REACH; page += PRELOAD_PAGE_BYTES) {
+		if (pager_managed(preload.pager, page, PRELOAD_PAGE_BYTES) > 0)
+			kernel_call4(SYS_rt_sigprocmask, SIG_BLOCK, (long)page, 0,
+				     sizeof(uint64_t));
+	}
+}
 
 /* `born` is what makes the child: the C library's _Fork(), or the bare system call. */
 static long fork_around(long (*born)(const long argument[6]), const long argument[6])
@@ -31,11 +58,13 @@ static long fork_around(long (*born)(const long argument[6]), const long argumen
 
 	if (err)
 		return err == -ENOMEM ? -ENOMEM : -EAGAIN;
+	bring_in_descriptor();
 	child = born(argument);
 	if (child != 0) {
 		pager_fork_parent(preload.pager, &guard, child > 0);
 		return child;
 	}
+	apart_after_fork();
 	/* The supervisor knows the reason, and ends the run. */
 	if (pager_fork_child(preload.pager, &guard))
 		kernel_call1(SYS_exit_group, PRELOAD_EXIT_OURS);
@@ -43,38 +72,54 @@ static long fork_around(long (*born)(const long argument[6]), const long argumen
 	return 0;
 }
 
-static long fork_by_library(const long argument[6])
+static long library_fork(const long argument[6])
 {
 	pid_t child = preload.original_fork();
 
 	return child < 0 ? -errno : child;
 }
 
-static long fork_by_number(const long argument[6])
+static long number_fork(const long argument[6])
 {
-	return kernel_call(KERNEL_SYS_FORK, 0, 0, 0, 0, 0, 0);
+	return kernel_call0(KERNEL_SYS_FORK);
 }
 
-static long clone_by_number(const long argument[6])
+static long number_clone(const long argument[6])
 {
-	return kernel_call(SYS_clone, argument[0], argument[1], argument[2], argument[3],
-			   argument[4], argument[5]);
+	return kernel_call5(SYS_clone, argument[0], argument[1], argument[2], argument[3],
+			    argument[4]);
 }
 
-static long clone3_by_number(const long argument[6])
+static long number_clone3(const long argument[6])
 {
 	return kernel_call2(SYS_clone3, argument[0], argument[1]);
 }
 
-pid_t process_fork(void)
+static long fork_by_library(const long argument[6])
 {
-	long child = fork_around(fork_by_library, NULL);
+	return fork_around(library_fork, argument);
+}
 
-	if (child < 0) {
-		errno = (int)-child;
-		return -1;
-	}
-	return (pid_t)child;
+static long fork_by_number(const long argument[6])
+{
+	return fork_around(number_fork, argument);
+}
+
+static long clone_by_number(const long argument[6])
+{
+	return fork_around(number_clone, argument);
+}
+
+static long clone3_by_number(const long argument[6])
+{
+	return fork_around(number_clone3, argument);
+}
+
+long process_fork(void)
+{
+	const long nothing[6] = {0};
+
+	return apart_call(fork_by_library, nothing);
 }
 
 long process_execute(int directory, const char *path, char *const *arguments,
@@ -147,48 +192,107 @@ static long remap_by_number(const long argument[6])
 	return memory_remap(&remapping);
 }
 
-long process_call(long number, const long a[6])
+static long unmap_by_number(const long a[6])
 {
-	if (!preload.pager)
-		return kernel_call(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+	return memory_unmap((uintptr_t)a[0], (size_t)a[1]);
+}
+
+static long protect_by_number(const long a[6])
+{
+	return memory_protect((uintptr_t)a[0], (size_t)a[1], (int)a[2], -1);
+}
+
+static long key_protect_by_number(const long a[6])
+{
+	return memory_protect((uintptr_t)a[0], (size_t)a[1], (int)a[2], (int)a[3]);
+}
+
+static long advise_by_number(const long a[6])
+{
+	return memory_advise((uintptr_t)a[0], (size_t)a[1], (int)a[2]);
+}
+
+static long break_by_number(const long a[6])
+{
+	return (long)memory_break((uintptr_t)a[0]);
+}
+
+static long lock_by_number(const long a[6])
+{
+	return memory_lock((uintptr_t)a[0], (size_t)a[1], 0);
+}
+
+static long lock2_by_number(const long a[6])
+{
+	return memory_lock((uintptr_t)a[0], (size_t)a[1], (unsigned)a[2]);
+}
+
+static long unlock_by_number(const long a[6])
+{
+	return memory_unlock((uintptr_t)a[0], (size_t)a[1]);
+}
+
+static long lock_all_by_number(const long a[6])
+{
+	return memory_lock_all((int)a[0]);
+}
+
+static long unlock_all_by_number(const long a[6])
+{
+	return memory_unlock_all();
+}
+
+/* Which of our functions stands for the call; NULL: none. */
+static long (*function_of(long number, const long a[6]))(const long argument[6])
+{
 	switch (number) {
 	case SYS_mmap:
-		return map_by_number(a);
+		return map_by_number;
 	case SYS_munmap:
-		return memory_unmap((uintptr_t)a[0], (size_t)a[1]);
+		return unmap_by_number;
 	case SYS_mremap:
-		return remap_by_number(a);
+		return remap_by_number;
 	case SYS_mprotect:
-		return memory_protect((uintptr_t)a[0], (size_t)a[1], (int)a[2], -1);
+		return protect_by_number;
 	case SYS_pkey_mprotect:
-		return memory_protect((uintptr_t)a[0], (size_t)a[1], (int)a[2], (int)a[3]);
+		return key_protect_by_number;
 	case SYS_madvise:
-		return memory_advise((uintptr_t)a[0], (size_t)a[1], (int)a[2]);
+		return advise_by_number;
 	case SYS_brk:
-		return (long)memory_break((uintptr_t)a[0]);
+		return break_by_number;
 	case SYS_mlock:
-		return memory_lock((uintptr_t)a[0], (size_t)a[1], 0);
+		return lock_by_number;
 	case SYS_mlock2:
-		return memory_lock((uintptr_t)a[0], (size_t)a[1], (unsigned)a[2]);
+		return lock2_by_number;
 	case SYS_munlock:
-		return memory_unlock((uintptr_t)a[0], (size_t)a[1]);
+		return unlock_by_number;
 	case SYS_mlockall:
-		return memory_lock_all((int)a[0]);
+		return lock_all_by_number;
 	case SYS_munlockall:
-		return memory_unlock_all();
-	case SYS_execve:
+		return unlock_all_by_number;
+	case KERNEL_SYS_FORK:
+		return fork_by_number;
+	case SYS_clone:
+		return is_fork(a) ? clone_by_number : NULL;
+	case SYS_clone3:
+		return is_fork3(a) ? clone3_by_number : NULL;
+	default:
+		return NULL;
+	}
+}
+
+long process_call(long number, const long a[6])
+{
+	long (*function)(const long argument[6]) = preload.pager ? function_of(number, a) : NULL;
+
+	if (function)
+		return apart_call(function, a);
+	/* Not apart, nor under the lock: they need room, and read the program's memory. */
+	if (number == SYS_execve)
 		return process_execute(AT_FDCWD, (const char *)a[0], (char *const *)a[1],
 				       (char *const *)a[2], 0);
-	case SYS_execveat:
+	if (number == SYS_execveat)
 		return process_execute((int)a[0], (const char *)a[1], (char *const *)a[2],
 				       (char *const *)a[3], (int)a[4]);
-	case KERNEL_SYS_FORK:
-		return fork_around(fork_by_number, a);
-	case SYS_clone:
-		return is_fork(a) ? fork_around(clone_by_number, a) : clone_by_number(a);
-	case SYS_clone3:
-		return is_fork3(a) ? fork_around(clone3_by_number, a) : clone3_by_number(a);
-	default:
-		return kernel_call(number, a[0], a[1], a[2], a[3], a[4], a[5]);
-	}
+	return kernel_call(number, a[0], a[1], a[2], a[3], a[4], a[5]);
 }

@@ -110,9 +110,10 @@ static uintptr_t moved_by(uintptr_t end, intptr_t increment)
 	return (wanted > end) == (increment > 0) ? wanted : 0;
 }
 
-long memory_break_by(intptr_t increment)
+long memory_break_by(const long argument[6])
 {
 	struct program_break *brk = &preload.brk;
+	intptr_t increment = argument[0];
 	struct pager_guard guard;
 	uintptr_t old, wanted;
 

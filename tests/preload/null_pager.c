@@ -33,6 +33,7 @@ struct pager {
 	struct range range[RANGES_MAX];
 	unsigned count;
 	uint64_t managed, discarded, released, moved, protected, pinned, forks, managed_bytes_max;
+	int64_t unmanaged;
 };
 
 static struct pager the_pager;
@@ -52,6 +53,8 @@ static void require(const struct pager *pager, uintptr_t address, size_t len)
 {
 	if (pager->holder != self())
 		broken("called without the lock", address, len);
+	if (pager_managed(pager, (uintptr_t)&address & ~(PAGE - 1), PAGE))
+		broken("called on a stack that may be far", (uintptr_t)&address, 0);
 	if (address % PAGE || len % PAGE || address + len < address)
 		broken("not whole pages", address, len);
 }
@@ -255,6 +258,13 @@ void pager_set_pinned(struct pager *pager, uintptr_t address, size_t len, bool p
 {
 	set(pager, address, len, NULL, &pinned);
 	pager->pinned++;
+}
+
+void pager_count_unmanaged(struct pager *pager, int64_t bytes)
+{
+	pager->unmanaged += bytes;
+	if (pager->unmanaged < 0)
+		broken("less than nothing is unmanaged", 0, (size_t)-pager->unmanaged);
 }
 
 bool pager_is_far(const struct pager *pager, uintptr_t address)
