@@ -145,8 +145,7 @@ void budget_tick(struct supervisor *run)
 	struct totals totals = look(run, true);
 	bool near = totals.managed > run->local_bytes / 2;
 
-	if (!budget->activated &&
-	    (totals.anonymous >= run->local_bytes / 4 * 3 || any_active(run)))
+	if (!budget->activated && (totals.anonymous >= run->local_bytes / 4 * 3 || any_active(run)))
 		activate(run);
 	if (totals.sessions)
 		share(run, &totals);

@@ -115,11 +115,12 @@ void pieces_event(struct supervisor *run, uint32_t piece, int status)
 		pieces->opening--;
 	if (status == AFAR_ELOST) {
 		slots_piece_set(&run->slots, piece, PIECE_LOST);
-		supervisor_fail(run, RUN_EXIT_LOST,
-				"volume %s: the last copy of piece %" PRIu32
-				" is gone: its node died or left. Use --protect replicas=2 to survive "
-				"that.",
-				volume_name(run->volume), piece);
+		supervisor_fail(
+			run, RUN_EXIT_LOST,
+			"volume %s: the last copy of piece %" PRIu32
+			" is gone: its node died or left. Use --protect replicas=2 to survive "
+			"that.",
+			volume_name(run->volume), piece);
 		return;
 	}
 	if (asked && status == 0 && (status = admit(run, piece)) != 0)

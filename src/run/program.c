@@ -18,7 +18,7 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
-#define INTERPRETERS_MAX 4u /* a script whose interpreter is a script, as the kernel allows */
+#define INTERPRETERS_MAX    4u /* a script whose interpreter is a script, as the kernel allows */
 #define PROGRAM_HEADERS_MAX 128u
 
 enum program_kind {
@@ -62,7 +62,8 @@ static enum program_kind file_kind(const char *path, char *interpreter)
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
 
 	if (fd < 0)
-		return PROGRAM_DYNAMIC; /* executable but not readable: let exec and the loader judge */
+		return PROGRAM_DYNAMIC; /* executable but not readable: let exec and the loader
+					   judge */
 	ssize_t n = pread(fd, &head, sizeof(head) - 1, 0);
 	if (n >= (ssize_t)sizeof(head.elf) && memcmp(head.elf.e_ident, ELFMAG, SELFMAG) == 0) {
 		kind = elf_kind(fd, &head.elf);
@@ -172,7 +173,8 @@ static void __attribute__((noreturn)) become_program(struct supervisor *run, con
 	sigset_t none;
 
 	if (preload && *preload)
-		snprintf(libraries, sizeof(libraries), "%s:%s", run->options->library_path, preload);
+		snprintf(libraries, sizeof(libraries), "%s:%s", run->options->library_path,
+			 preload);
 	else
 		snprintf(libraries, sizeof(libraries), "%s", run->options->library_path);
 	snprintf(token, sizeof(token), "%" PRIx64, run->token);

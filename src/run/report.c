@@ -41,18 +41,20 @@ static void report_text(FILE *to, const struct run_statistics *stats)
 	if (!stats->activated)
 		return;
 	fprintf(to,
-		"  faults       %" PRIu64 ": %" PRIu64 " first touches, %" PRIu64 " from afar, %" PRIu64
-		" first writes\n",
+		"  faults       %" PRIu64 ": %" PRIu64 " first touches, %" PRIu64
+		" from afar, %" PRIu64 " first writes\n",
 		stats->faults, stats->faults_zero, stats->faults_far, stats->faults_write);
 	fprintf(to, "  fault time   mean %.1f us, p50 <= %.0f us, p99 <= %.0f us, max %.0f us\n",
 		(double)stats->fault_ns_mean / 1000, percentile_us(stats, 50),
 		percentile_us(stats, 99), (double)stats->fault_ns_max / 1000);
 	fprintf(to,
-		"  pages out    %" PRIu64 " stored, %" PRIu64 " unchanged, %" PRIu64 " zero, in %" PRIu64
-		" batches; %" PRIu64 " faults had to wait for room\n",
+		"  pages out    %" PRIu64 " stored, %" PRIu64 " unchanged, %" PRIu64
+		" zero, in %" PRIu64 " batches; %" PRIu64 " faults had to wait for room\n",
 		stats->pages_stored, stats->pages_dropped_clean, stats->pages_zero_dropped,
 		stats->evict_batches, stats->stalls);
-	fprintf(to, "  pages in     %" PRIu64 ", of them %" PRIu64 " ahead of time (%" PRIu64 " used)\n",
+	fprintf(to,
+		"  pages in     %" PRIu64 ", of them %" PRIu64 " ahead of time (%" PRIu64
+		" used)\n",
 		stats->pages_loaded, stats->prefetched, stats->prefetched_used);
 }
 

@@ -49,22 +49,22 @@ struct log;
 
 /* Exit statuses of `afar run` beside the program's own. */
 enum run_exit {
-	RUN_EXIT_LOST = 124,      /* the last copy of some page is gone */
-	RUN_EXIT_FAILED = 125,    /* afar could not do its part */
+	RUN_EXIT_LOST = 124,   /* the last copy of some page is gone */
+	RUN_EXIT_FAILED = 125, /* afar could not do its part */
 	RUN_EXIT_CANNOT_RUN = 126,
 	RUN_EXIT_NOT_FOUND = 127,
 };
 
 struct run_options {
-	uint64_t local_bytes;     /* budget of the tree; 0: half of what is available */
-	uint64_t far_bytes;       /* 0: run_far_bytes_default() */
-	const char *cluster_uri;  /* NULL or "local:": a node of our own */
-	uint32_t replicas;        /* 1: protection none */
-	const void *key;          /* of the cluster, or NULL */
+	uint64_t local_bytes;    /* budget of the tree; 0: half of what is available */
+	uint64_t far_bytes;      /* 0: run_far_bytes_default() */
+	const char *cluster_uri; /* NULL or "local:": a node of our own */
+	uint32_t replicas;       /* 1: protection none */
+	const void *key;         /* of the cluster, or NULL */
 	size_t key_len;
 	const char *library_path; /* libafar-run.so */
 	bool prefetch;
-	char **argv;              /* the program and its arguments, NULL at the end */
+	char **argv; /* the program and its arguments, NULL at the end */
 	struct log *log;
 };
 

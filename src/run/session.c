@@ -38,10 +38,10 @@
 struct session {
 	struct supervisor *run;
 	struct session *next;
-	int fd;         /* -1: expected, or closed */
-	int uffd;       /* the process's userfaultfd: held so that it never closes last */
+	int fd;   /* -1: expected, or closed */
+	int uffd; /* the process's userfaultfd: held so that it never closes last */
 	pid_t pid;
-	uint64_t child_token; /* expected: what its HELLO must say */
+	uint64_t child_token;          /* expected: what its HELLO must say */
 	struct session_memory *memory; /* NULL: only connected */
 	size_t memory_bytes;
 	int memfd;
@@ -210,8 +210,8 @@ static void session_free(struct session *session)
 
 static bool in_hand_of_pool(const struct session *session)
 {
-	return session->busy && (session->request.kind == SESSION_STORE ||
-				 session->request.kind == SESSION_LOAD);
+	return session->busy &&
+	       (session->request.kind == SESSION_STORE || session->request.kind == SESSION_LOAD);
 }
 
 static bool in_flight(const struct session *session)
@@ -489,7 +489,8 @@ static void on_fail(struct session *session)
 	switch ((enum session_failure)session->request.count) {
 	case SESSION_FAIL_LOST:
 		supervisor_fail(run, RUN_EXIT_LOST,
-				"volume %s: the last copy of a page of process %d is gone", volume, pid);
+				"volume %s: the last copy of a page of process %d is gone", volume,
+				pid);
 		return;
 	case SESSION_FAIL_CHECKSUM:
 		supervisor_fail(run, RUN_EXIT_LOST,

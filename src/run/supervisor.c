@@ -29,15 +29,15 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define POOL_EVENTS_MAX  64
-#define SETUP_NS         (30 * NS_PER_S) /* for the volume and its first piece */
-#define SLAB_BYTES_MIN   (UINT64_C(2) << 20)
-#define FAR_BYTES_MAX    (UINT64_C(1) << 40)
-#define FAR_CLUSTER      (UINT64_C(64) << 30)
-#define LOCAL_BYTES_MIN  (UINT64_C(4) << 20)
-#define EPOLL_LISTEN     ((void *)1)
-#define EPOLL_SIGNAL     ((void *)2)
-#define EPOLL_FABRIC     ((void *)3)
+#define POOL_EVENTS_MAX 64
+#define SETUP_NS        (30 * NS_PER_S) /* for the volume and its first piece */
+#define SLAB_BYTES_MIN  (UINT64_C(2) << 20)
+#define FAR_BYTES_MAX   (UINT64_C(1) << 40)
+#define FAR_CLUSTER     (UINT64_C(64) << 30)
+#define LOCAL_BYTES_MIN (UINT64_C(4) << 20)
+#define EPOLL_LISTEN    ((void *)1)
+#define EPOLL_SIGNAL    ((void *)2)
+#define EPOLL_FABRIC    ((void *)3)
 
 static uint64_t available_bytes(void)
 {
@@ -127,8 +127,8 @@ static void reap(struct supervisor *run)
 	for (pid_t pid; (pid = waitpid(-1, &status, WNOHANG)) > 0;) {
 		if (pid == run->program) {
 			run->program = 0;
-			run->program_status = WIFEXITED(status) ? WEXITSTATUS(status)
-								: 128 + WTERMSIG(status);
+			run->program_status =
+				WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 		} else if (pid == run->node.pid) {
 			close(run->node.stop_fd);
 			run->node.pid = 0;
@@ -361,6 +361,7 @@ static void settle_sizes(struct supervisor *run)
 
 /* --- the end ------------------------------------------------------------------------------- */
 
+/* What the sessions counted is all in; the rest is known to the supervisor. */
 static void finish_statistics(struct supervisor *run, int64_t begin_ns)
 {
 	struct run_statistics *stats = run->stats;
@@ -370,8 +371,6 @@ static void finish_statistics(struct supervisor *run, int64_t begin_ns)
 	stats->direct = run->direct;
 	if (stats->faults)
 		stats->fault_ns_mean /= stats->faults;
-	if (run->volume)
-		snprintf(stats->volume, sizeof(stats->volume), "%s", volume_name(run->volume));
 }
 
 static void close_fd(int fd)
@@ -382,9 +381,11 @@ static void close_fd(int fd)
 
 static void take_down(struct supervisor *run, int64_t begin_ns)
 {
-	finish_statistics(run, begin_ns);
-	if (run->volume)
+	if (run->volume) {
+		snprintf(run->stats->volume, sizeof(run->stats->volume), "%s",
+			 volume_name(run->volume));
 		volume_delete(run->volume);
+	}
 	if (run->pool)
 		pool_close(run->pool);
 	sessions_close(run);

@@ -18,30 +18,30 @@ struct pool;
 struct volume;
 struct session;
 
-#define RUN_SESSIONS_MAX  4096u
-#define RUN_OPENING_MAX   4u /* pieces being mapped at a time */
-#define RUN_PATH_BYTES    96u
+#define RUN_SESSIONS_MAX 4096u
+#define RUN_OPENING_MAX  4u /* pieces being mapped at a time */
+#define RUN_PATH_BYTES   96u
 
 /* See pieces.c. */
 struct pieces {
-	uint32_t opening;       /* asked of the pool, no answer yet */
-	uint32_t wanted_slots;  /* the largest PIECE_MORE that waits */
-	bool refused;           /* the pool said that it has no room, until retry_ns */
+	uint32_t opening;      /* asked of the pool, no answer yet */
+	uint32_t wanted_slots; /* the largest PIECE_MORE that waits */
+	bool refused;          /* the pool said that it has no room, until retry_ns */
 	int64_t retry_ns;
-	uint32_t cursor;        /* where to look for the next closed piece */
+	uint32_t cursor; /* where to look for the next closed piece */
 };
 
 /* See budget.c. */
 struct budget {
-	int64_t next_ns;        /* when to look again */
-	int64_t scan_ns;        /* when to look again for processes without a session */
-	uint64_t strangers;     /* anonymous bytes of processes of the tree without a session */
+	int64_t next_ns;    /* when to look again */
+	int64_t scan_ns;    /* when to look again for processes without a session */
+	uint64_t strangers; /* anonymous bytes of processes of the tree without a session */
 	uint64_t peak_bytes;
 	bool activated;
 };
 
 struct local_node {
-	pid_t pid;  /* 0: none */
+	pid_t pid;   /* 0: none */
 	int stop_fd; /* closing it ends the node, also when we crash */
 };
 
