@@ -5,10 +5,11 @@
  *                             ▲                            ▲
  *     FORK of a parent ──► expected ──HELLO with token─────┘ (to serving), FORK_FAILED (to closed)
  *
- *   A pager asks for one thing at a time and waits for the answer, so a session has one request in
- *   hand. Everything in a message or in the shared memory is the process's word: indices are
- *   checked before use, and a process that breaks the protocol ends the run with a message rather
- *   than go on with memory that cannot be trusted.
+ *   A pager has at most one request of each kind under way, so a session has room for one store,
+ * one load and one wait for pieces; what can be answered at once is. Everything in a message or in
+ * the shared memory is the process's word: indices are checked before use, and a process that
+ * breaks the protocol ends the run with a message rather than go on with memory that cannot be
+ * trusted.
  *
  *   When the socket ends the process is gone, or has become another program by exec. What it held
  *   is in its `held` bits (S4); they are dropped when the last of its operations is done (R2),
@@ -35,6 +36,15 @@
 
 #define SOCKET_BACKLOG 128
 
+/* A STORE or LOAD: its pages go to the pool as it takes them, and are answered together. */
+struct session_io {
+	struct session *session;
+	struct session_message request;
+	bool busy;
+	uint32_t submitted, done; /* of request.count operations */
+	int status;               /* the first error among them */
+};
+
 struct session {
 	struct supervisor *run;
 	struct session *next;
@@ -47,10 +57,9 @@ struct session {
 	int memfd;
 	bool closed;
 
-	struct session_message request; /* in hand */
-	bool busy, waiting_for_pieces;
-	uint32_t submitted, done; /* of request.count operations */
-	int status;               /* the first error among them */
+	struct session_io store, load;
+	struct session_message more; /* the PIECE_MORE that waits */
+	bool waiting_for_pieces;
 
 	uint64_t faults_seen, weight; /* budget.c's */
 };
@@ -102,6 +111,7 @@ static struct session *session_new(struct supervisor *run)
 		return NULL;
 	session->run = run;
 	session->fd = session->uffd = session->memfd = -1;
+	session->store.session = session->load.session = session;
 	session->next = run->sessions;
 	run->sessions = session;
 	run->sessions_count++;
@@ -208,15 +218,9 @@ static void session_free(struct session *session)
 	free(session);
 }
 
-static bool in_hand_of_pool(const struct session *session)
+static bool in_flight(const struct session_io *io)
 {
-	return session->busy &&
-	       (session->request.kind == SESSION_STORE || session->request.kind == SESSION_LOAD);
-}
-
-static bool in_flight(const struct session *session)
-{
-	return in_hand_of_pool(session) && session->done < session->submitted;
+	return io->busy && io->done < io->submitted;
 }
 
 /* The process is gone; frees the session at once, or when its last operation is done. */
@@ -229,7 +233,7 @@ static void session_end(struct session *session)
 	}
 	session->closed = true;
 	session->waiting_for_pieces = false;
-	if (!in_flight(session))
+	if (!in_flight(&session->store) && !in_flight(&session->load))
 		session_free(session);
 }
 
@@ -258,14 +262,14 @@ static bool send_message(struct session *session, struct session_message *messag
 	return sendmsg(session->fd, &head, MSG_DONTWAIT | MSG_NOSIGNAL) == sizeof(*message);
 }
 
-/* Ends the request in hand with its answer. */
-static void answer(struct session *session, int status, const int *fds, unsigned fds_count)
+/* Sends a request back as its answer. */
+static void answer(struct session *session, struct session_message *request, int status,
+		   const int *fds, unsigned fds_count)
 {
-	session->busy = session->waiting_for_pieces = false;
-	session->request.status = status;
+	request->status = status;
 	/* A process that cannot take one message is dying: its socket will say so. */
 	if (session->fd >= 0)
-		send_message(session, &session->request, fds, fds_count);
+		send_message(session, request, fds, fds_count);
 }
 
 void session_nudge(struct session *session)
@@ -350,7 +354,7 @@ static void on_hello(struct session *session, const struct session_message *hell
 	budget_share(run);
 }
 
-static void on_fork(struct session *session)
+static void on_fork(struct session *session, struct session_message *request)
 {
 	struct supervisor *run = session->run;
 	struct session *child = session_new(run);
@@ -359,40 +363,40 @@ static void on_fork(struct session *session)
 	if (err) {
 		if (child)
 			session_free(child);
-		answer(session, err, NULL, 0);
+		answer(session, request, err, NULL, 0);
 		return;
 	}
-	/* The parent waits for us with its lock held: its bits stand still. */
+	/* The parent waits for us with its lock held: its bits stand still, the counts are up. */
 	memcpy(held_of(child), held_of(session), run->slots.slots_count / 8);
 	child->child_token = env_random(run->env) | 1;
-	session->request.token = child->child_token;
-	answer(session, 0, NULL, 0);
+	request->token = child->child_token;
+	answer(session, request, 0, NULL, 0);
 }
 
-static void on_fork_failed(struct session *session)
+static void on_fork_failed(struct session *session, struct session_message *request)
 {
-	struct session *child = expected_session(session->run, session->request.token);
+	struct session *child = expected_session(session->run, request->token);
 
 	if (child)
 		session_end(child);
-	answer(session, child ? 0 : -ENOENT, NULL, 0);
+	answer(session, request, child ? 0 : -ENOENT, NULL, 0);
 }
 
-static void on_piece_map(struct session *session)
+static void on_piece_map(struct session *session, struct session_message *request)
 {
 	struct supervisor *run = session->run;
 	struct volume_piece_direct direct;
 	int err = -EINVAL;
 
-	if (session->request.value < run->slots.pieces_count && run->direct)
-		err = volume_piece_direct(run->volume, session->request.value, false, &direct);
+	if (request->value < run->slots.pieces_count && run->direct)
+		err = volume_piece_direct(run->volume, request->value, false, &direct);
 	if (err) {
-		answer(session, err, NULL, 0);
+		answer(session, request, err, NULL, 0);
 		return;
 	}
-	session->request.value = direct.piece_epoch;
-	session->request.session_bytes = direct.size_bytes;
-	answer(session, 0, &direct.memfd, 1);
+	request->value = direct.piece_epoch;
+	request->session_bytes = direct.size_bytes;
+	answer(session, request, 0, &direct.memfd, 1);
 }
 
 /* Whether a waiting PIECE_MORE can be answered now. */
@@ -401,13 +405,14 @@ static void try_more(struct session *session)
 	struct supervisor *run = session->run;
 	uint64_t free_slots = pieces_free_slots(run);
 
-	if (free_slots < session->request.count) {
-		pieces_want(run, session->request.count);
+	if (free_slots < session->more.count) {
+		pieces_want(run, session->more.count);
 		if (run->pieces.opening > 0)
 			return;
 	}
-	session->request.value = free_slots;
-	answer(session, free_slots ? 0 : AFAR_ENOSPACE_FAR, NULL, 0);
+	session->waiting_for_pieces = false;
+	session->more.value = free_slots;
+	answer(session, &session->more, free_slots ? 0 : AFAR_ENOSPACE_FAR, NULL, 0);
 }
 
 void sessions_pieces_changed(struct supervisor *run)
@@ -418,9 +423,8 @@ void sessions_pieces_changed(struct supervisor *run)
 }
 
 /* Whether the process may ask for this: its own slots, the right half of the staging pages. */
-static bool io_is_sane(const struct session *session)
+static bool io_is_sane(const struct session *session, const struct session_message *request)
 {
-	const struct session_message *request = &session->request;
 	uint32_t half = SESSION_STAGING_PAGES / 2;
 	uint32_t first = request->kind == SESSION_STORE ? 0 : half;
 
@@ -439,54 +443,71 @@ static bool io_is_sane(const struct session *session)
 }
 
 /* Hands to the pool what it did not yet take of the request. */
-static void pump(struct session *session)
+static void pump(struct session_io *io)
 {
-	const struct session_message *request = &session->request;
+	const struct session_message *request = &io->request;
 	struct volume_io ios[SESSION_BATCH_MAX];
 	uint32_t n = 0;
 
-	for (uint32_t i = session->submitted; i < request->count; i++)
+	for (uint32_t i = io->submitted; i < request->count; i++)
 		ios[n++] = (struct volume_io){
 			.op = request->kind == SESSION_STORE ? VOLUME_WRITE : VOLUME_READ,
 			.page = request->slot[i],
-			.buf = staging_page(session, request->staging[i]),
-			.token = (uint64_t)(uintptr_t)session,
+			.buf = staging_page(io->session, request->staging[i]),
+			.token = (uint64_t)(uintptr_t)io,
 		};
-	session->submitted += volume_submit(session->run->volume, ios, n);
+	io->submitted += volume_submit(io->session->run->volume, ios, n);
 }
 
 void sessions_pump(struct supervisor *run)
 {
-	for (struct session *at = run->sessions; at; at = at->next)
-		if (!at->closed && in_hand_of_pool(at) && at->submitted < at->request.count)
-			pump(at);
+	for (struct session *at = run->sessions; at; at = at->next) {
+		if (at->closed)
+			continue;
+		if (at->store.busy && at->store.submitted < at->store.request.count)
+			pump(&at->store);
+		if (at->load.busy && at->load.submitted < at->load.request.count)
+			pump(&at->load);
+	}
 }
 
-void session_io_done(struct supervisor *run, uint64_t token, int status)
+static void on_io(struct session_io *io, const struct session_message *request)
 {
-	struct session *session = (struct session *)(uintptr_t)token;
+	io->request = *request;
+	io->busy = true;
+	io->submitted = io->done = 0;
+	io->status = 0;
+	pump(io);
+}
 
-	session->done++;
-	if (status && !session->status)
-		session->status = status;
+void session_io_done(uint64_t token, int status)
+{
+	struct session_io *io = (struct session_io *)(uintptr_t)token;
+	struct session *session = io->session;
+
+	io->done++;
+	if (status && !io->status)
+		io->status = status;
 	if (session->closed) {
-		if (!in_flight(session))
+		if (!in_flight(&session->store) && !in_flight(&session->load))
 			session_free(session);
 		return;
 	}
-	if (session->submitted < session->request.count)
-		pump(session);
-	else if (session->done == session->request.count)
-		answer(session, session->status, NULL, 0);
+	if (io->submitted < io->request.count) {
+		pump(io);
+	} else if (io->done == io->request.count) {
+		io->busy = false;
+		answer(session, &io->request, io->status, NULL, 0);
+	}
 }
 
-static void on_fail(struct session *session)
+static void on_fail(struct session *session, const struct session_message *request)
 {
 	struct supervisor *run = session->run;
 	const char *volume = run->volume ? volume_name(run->volume) : "";
 	int pid = (int)session->pid;
 
-	switch ((enum session_failure)session->request.count) {
+	switch ((enum session_failure)request->count) {
 	case SESSION_FAIL_LOST:
 		supervisor_fail(run, RUN_EXIT_LOST,
 				"volume %s: the last copy of a page of process %d is gone", volume,
@@ -506,48 +527,56 @@ static void on_fail(struct session *session)
 		supervisor_fail(run, RUN_EXIT_FAILED,
 				"process %d did something to memory at 0x%" PRIx64
 				" that cannot be served from afar",
-				pid, session->request.value);
+				pid, request->value);
 		return;
 	case SESSION_FAIL_KERNEL:
 		break;
 	}
 	supervisor_fail(run, RUN_EXIT_FAILED, "the kernel failed process %d at 0x%" PRIx64 ": %s",
-			pid, session->request.value, afar_strerror(session->request.status));
+			pid, request->value, afar_strerror(request->status));
 }
 
-static void on_request(struct session *session)
+static void protocol_broken(struct session *session, const struct session_message *request)
 {
-	switch ((enum session_message_kind)session->request.kind) {
+	supervisor_fail(session->run, RUN_EXIT_FAILED,
+			"process %d broke the protocol with request %u", (int)session->pid,
+			request->kind);
+}
+
+static void on_request(struct session *session, struct session_message *request)
+{
+	struct session_io *io = request->kind == SESSION_STORE ? &session->store : &session->load;
+
+	switch ((enum session_message_kind)request->kind) {
 	case SESSION_FORK:
-		on_fork(session);
+		on_fork(session, request);
 		return;
 	case SESSION_FORK_FAILED:
-		on_fork_failed(session);
+		on_fork_failed(session, request);
 		return;
 	case SESSION_PIECE_MORE:
+		if (session->waiting_for_pieces)
+			break;
 		session->waiting_for_pieces = true;
+		session->more = *request;
 		try_more(session);
 		return;
 	case SESSION_PIECE_MAP:
-		on_piece_map(session);
+		on_piece_map(session, request);
 		return;
 	case SESSION_STORE:
 	case SESSION_LOAD:
-		if (!io_is_sane(session))
+		if (io->busy || !io_is_sane(session, request))
 			break;
-		session->submitted = session->done = 0;
-		session->status = 0;
-		pump(session);
+		on_io(io, request);
 		return;
 	case SESSION_FAIL:
-		on_fail(session);
+		on_fail(session, request);
 		return;
 	default:
 		break;
 	}
-	supervisor_fail(session->run, RUN_EXIT_FAILED,
-			"process %d broke the protocol with request %u", (int)session->pid,
-			session->request.kind);
+	protocol_broken(session, request);
 }
 
 /* Takes one message and at most one descriptor; -EAGAIN, or -EPIPE when there will be none. */
@@ -593,13 +622,10 @@ void session_receive(struct session *session)
 	}
 	if (fd >= 0)
 		close(fd);
-	if (err || !session->memory || session->busy) {
+	if (err || !session->memory)
 		session_end(session);
-		return;
-	}
-	session->request = message;
-	session->busy = true;
-	on_request(session);
+	else
+		on_request(session, &message);
 }
 
 int sessions_listen(struct supervisor *run)
@@ -637,7 +663,8 @@ void sessions_close(struct supervisor *run)
 	while (run->sessions) {
 		struct session *session = run->sessions;
 
-		session->submitted = session->done; /* the pool is closed: nothing comes any more */
+		/* The pool is closed: nothing comes any more. */
+		session->store.busy = session->load.busy = false;
 		session_end(session);
 	}
 }

@@ -92,7 +92,7 @@ static void on_pool_event(struct supervisor *run, const struct pool_event *event
 {
 	switch (event->kind) {
 	case VOLUME_DONE:
-		session_io_done(run, event->token, event->status);
+		session_io_done(event->token, event->status);
 		break;
 	case VOLUME_READY:
 		run->volume_ready = true;

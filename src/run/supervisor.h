@@ -91,8 +91,8 @@ int sessions_listen(struct supervisor *run);
 void session_accept(struct supervisor *run);
 /* The socket of a session turned readable. */
 void session_receive(struct session *session);
-/* The pool ended an operation that session_io_token() was given for. */
-void session_io_done(struct supervisor *run, uint64_t token, int status);
+/* The pool ended an operation that a session began. */
+void session_io_done(uint64_t token, int status);
 /* Hands to the pool what it had no room for before. */
 void sessions_pump(struct supervisor *run);
 /* Pieces were opened or refused: those who wait may go on. */
