@@ -201,30 +201,54 @@ static bool node_lives(const struct status *status, uint64_t id)
 	return false;
 }
 
-static void add_volume(void *context, const struct volume_record *record)
+/* How many copies of a piece are on nodes that answered. */
+static uint32_t copies_alive(const struct status *status, const struct volume_piece_record *piece)
 {
-	struct status *status = context;
+	uint32_t alive = 0;
 
-	if (status->volumes_count == VOLUMES_MAX)
-		return;
+	for (unsigned c = 0; c < CLUSTER_COPIES_MAX; c++)
+		alive += piece->copies[c].key && node_lives(status, piece->copies[c].node);
+	return alive;
+}
+
+static void describe(struct status *status, const struct volume_record *record)
+{
 	struct status_volume *volume = &status->volumes[status->volumes_count++];
+
 	snprintf(volume->name, sizeof(volume->name), "%s", record->name);
 	volume->size_bytes = record->size_bytes;
 	volume->replicas = record->replicas;
 	volume->survives = record->replicas - 1;
 	for (uint32_t i = 0; i < record->pieces; i++) {
 		const struct volume_piece_record *piece = &record->map[i];
-		uint32_t alive = 0;
+		uint32_t alive = copies_alive(status, piece);
 
-		if (piece->piece_epoch == 0)
+		if (piece->piece_epoch == 0 ||
+		    !(piece->copies[0].key || piece->copies[1].key || piece->copies[2].key))
 			continue;
 		volume->mapped_bytes += record->slab_bytes;
-		for (unsigned c = 0; c < CLUSTER_COPIES_MAX; c++)
-			alive += piece->copies[c].key && node_lives(status, piece->copies[c].node);
 		volume->pieces_lost += alive == 0;
 		if (alive && alive - 1 < volume->survives)
 			volume->survives = alive - 1;
 	}
+}
+
+struct volumes_context {
+	struct cluster *cluster;
+	struct status *status;
+};
+
+/* A volume may be removed while we look: then it is none of the answer. */
+static void add_volume(void *context, const char *name)
+{
+	struct volumes_context *volumes = context;
+	struct volume_record record;
+
+	if (volumes->status->volumes_count == VOLUMES_MAX ||
+	    volume_record_read(volumes->cluster, name, &record))
+		return;
+	describe(volumes->status, &record);
+	volume_record_release(&record);
 }
 
 static void worse(struct status *status, enum health health, const char *reason, const char *what)
@@ -352,7 +376,8 @@ static int gather(struct cluster *cluster, const struct secret *secret, struct s
 		ask_nodes(fabric, status);
 		fabric_close(fabric);
 		if (cluster_has_store(cluster))
-			cluster_volumes(cluster, add_volume, status);
+			volume_record_list(cluster, add_volume,
+					   &(struct volumes_context){cluster, status});
 		judge(status);
 	}
 	free(members);

@@ -167,6 +167,11 @@ int volume_record_give_up(struct cluster *cluster, struct volume_record *record)
 int volume_record_remove(struct cluster *cluster, struct volume_record *record);
 void volume_record_release(struct volume_record *record);
 
+/*
+ * Reads a record without owning the volume, to look at it (map allocated: volume_record_release()).
+ * -ENOENT; -EPROTO, AFAR_EVERSION, AFAR_ECHECKSUM: what is there is no record of ours.
+ */
+int volume_record_read(struct cluster *cluster, const char *name, struct volume_record *record);
 /* Calls `each` with the name of every volume of the cluster. -ENOTSUP: there is no store. */
 int volume_record_list(struct cluster *cluster, void (*each)(void *context, const char *name),
 		       void *context);

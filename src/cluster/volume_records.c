@@ -415,6 +415,11 @@ void volume_record_release(struct volume_record *record)
 	record->map = NULL;
 }
 
+int volume_record_read(struct cluster *cluster, const char *name, struct volume_record *record)
+{
+	return cluster->store ? read_volume(cluster, name, record) : -ENOTSUP;
+}
+
 int volume_record_list(struct cluster *cluster, void (*each)(void *context, const char *name),
 		       void *context)
 {
