@@ -3,7 +3,6 @@
  */
 #include "cli/cli.h"
 
-#include "afar_version.h"
 #include "cli/help_texts.h"
 
 #include <stdlib.h>

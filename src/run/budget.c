@@ -152,5 +152,5 @@ void budget_tick(struct supervisor *run)
 	budget->next_ns = now_ns + (budget->activated ? ACTIVE_PERIOD_NS
 				    : near            ? NEAR_PERIOD_NS
 						      : IDLE_PERIOD_NS);
-	pieces_tick(run);
+	run_pieces_tick(run);
 }

@@ -29,7 +29,7 @@ static uint32_t piece_state_of(const struct supervisor *run, uint32_t piece)
 	return atomic_load(&run->slots.pieces[piece].state);
 }
 
-uint64_t pieces_free_slots(const struct supervisor *run)
+uint64_t run_pieces_free_slots(const struct supervisor *run)
 {
 	uint64_t open = atomic_load(&run->slots.header->open);
 	uint64_t taken = atomic_load(&run->slots.header->taken);
@@ -64,19 +64,19 @@ static void open_for(struct supervisor *run, uint64_t slots)
 {
 	uint64_t piece_slots = run->slots.piece_slots;
 
-	while (pieces_free_slots(run) + run->pieces.opening * piece_slots < slots)
+	while (run_pieces_free_slots(run) + run->pieces.opening * piece_slots < slots)
 		if (!open_another(run))
 			return;
 }
 
-void pieces_want(struct supervisor *run, uint32_t slots)
+void run_pieces_want(struct supervisor *run, uint32_t slots)
 {
 	if (slots > run->pieces.wanted_slots)
 		run->pieces.wanted_slots = slots;
 	open_for(run, slots);
 }
 
-int pieces_first(struct supervisor *run)
+int run_pieces_first(struct supervisor *run)
 {
 	int err = volume_piece_open(run->volume, 0);
 
@@ -106,7 +106,7 @@ static int admit(struct supervisor *run, uint32_t piece)
 	return 0;
 }
 
-void pieces_event(struct supervisor *run, uint32_t piece, int status)
+void run_pieces_event(struct supervisor *run, uint32_t piece, int status)
 {
 	struct pieces *pieces = &run->pieces;
 	bool asked = piece_state_of(run, piece) == PIECE_CLOSED;
@@ -154,7 +154,7 @@ static void close_spare(struct supervisor *run)
 	}
 }
 
-void pieces_tick(struct supervisor *run)
+void run_pieces_tick(struct supervisor *run)
 {
 	struct pieces *pieces = &run->pieces;
 

@@ -403,10 +403,10 @@ static void on_piece_map(struct session *session, struct session_message *reques
 static void try_more(struct session *session)
 {
 	struct supervisor *run = session->run;
-	uint64_t free_slots = pieces_free_slots(run);
+	uint64_t free_slots = run_pieces_free_slots(run);
 
 	if (free_slots < session->more.count) {
-		pieces_want(run, session->more.count);
+		run_pieces_want(run, session->more.count);
 		if (run->pieces.opening > 0)
 			return;
 	}

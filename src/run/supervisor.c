@@ -104,7 +104,7 @@ static void on_pool_event(struct supervisor *run, const struct pool_event *event
 					afar_strerror(event->status));
 		break;
 	case VOLUME_PIECE:
-		pieces_event(run, (uint32_t)event->token, event->status);
+		run_pieces_event(run, (uint32_t)event->token, event->status);
 		break;
 	}
 }
@@ -330,10 +330,10 @@ static int open_far_memory(struct supervisor *run)
 	if (!err)
 		err = open_slots(run);
 	if (!err)
-		err = pieces_first(run);
+		err = run_pieces_first(run);
 	if (!err)
 		err = turn_until(run, first_piece_is_decided);
-	if (!err && pieces_free_slots(run) == 0)
+	if (!err && run_pieces_free_slots(run) == 0)
 		err = AFAR_ENOSPACE_FAR;
 	return err;
 }

@@ -51,9 +51,9 @@ struct supervisor {
 	const struct run_options *options;
 	struct run_statistics *stats;
 
-	char directory[RUN_PATH_BYTES];   /* of the run: sockets */
-	char socket_path[RUN_PATH_BYTES]; /* where sessions connect */
-	uint64_t token;                   /* what they must know */
+	char directory[RUN_PATH_BYTES - 16]; /* of the run: sockets */
+	char socket_path[RUN_PATH_BYTES];    /* where sessions connect */
+	uint64_t token;                      /* what they must know */
 	uint64_t local_bytes, far_bytes, slab_bytes;
 
 	struct local_node node;
@@ -113,11 +113,11 @@ void session_nudge(struct session *session);
 bool session_of_process(struct supervisor *run, pid_t pid);
 
 /* pieces.c */
-int pieces_first(struct supervisor *run);
-void pieces_want(struct supervisor *run, uint32_t slots);
-void pieces_event(struct supervisor *run, uint32_t piece, int status);
-void pieces_tick(struct supervisor *run);
-uint64_t pieces_free_slots(const struct supervisor *run);
+int run_pieces_first(struct supervisor *run);
+void run_pieces_want(struct supervisor *run, uint32_t slots);
+void run_pieces_event(struct supervisor *run, uint32_t piece, int status);
+void run_pieces_tick(struct supervisor *run);
+uint64_t run_pieces_free_slots(const struct supervisor *run);
 
 /* budget.c */
 void budget_tick(struct supervisor *run);
