@@ -7,7 +7,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
 #include <stdarg.h>
+#include <string.h>
 #include <sys/mman.h>
 
 static long answer(long result)
@@ -172,18 +175,60 @@ static int entry_fcntl(int fd, int command, ...)
 			      command == F_SETFL ? argument & ~(long)O_DIRECT : argument);
 }
 
-#define REPLACE(name)                                           \
-	{                                                       \
-#name, (void (*)(void))entry_##name, NULL, true \
-	}
-#define OPTIONAL(name)                                           \
-	{                                                        \
-#name, (void (*)(void))entry_##name, NULL, false \
-	}
-#define EXTEND(name)                                                                            \
-	{                                                                                       \
-#name, (void (*)(void))entry_##name, (void (**)(void)) & original_##name, false \
-	}
+static long get_affinity(pid_t thread, size_t size, cpu_set_t *mask)
+{
+	const long argument[6] = {thread, (long)size, (long)mask};
+	long written = process_call(SYS_sched_getaffinity, argument);
+
+	if (kernel_failed(written))
+		return written;
+	/* The kernel writes as much as it has processors. */
+	if ((size_t)written < size)
+		memset((char *)mask + written, 0, size - (size_t)written);
+	return 0;
+}
+
+static long set_affinity(pid_t thread, size_t size, const cpu_set_t *mask)
+{
+	const long argument[6] = {thread, (long)size, (long)mask};
+
+	return process_call(SYS_sched_setaffinity, argument);
+}
+
+static int entry_sched_getaffinity(pid_t thread, size_t size, cpu_set_t *mask)
+{
+	return (int)answer(get_affinity(thread, size, mask));
+}
+
+static int entry_sched_setaffinity(pid_t thread, size_t size, const cpu_set_t *mask)
+{
+	return (int)answer(set_affinity(thread, size, mask));
+}
+
+/* Threads are not known to us by number, but the calling one is, and a lone thread is that one. */
+static int (*original_pthread_setaffinity_np)(pthread_t thread, size_t size, const cpu_set_t *mask);
+static int (*original_pthread_getaffinity_np)(pthread_t thread, size_t size, cpu_set_t *mask);
+
+static int entry_pthread_setaffinity_np(pthread_t thread, size_t size, const cpu_set_t *mask)
+{
+	if (!pthread_equal(thread, pthread_self()))
+		return original_pthread_setaffinity_np(thread, size, mask);
+	return (int)-set_affinity(0, size, mask);
+}
+
+static int entry_pthread_getaffinity_np(pthread_t thread, size_t size, cpu_set_t *mask)
+{
+	if (!pthread_equal(thread, pthread_self()))
+		return original_pthread_getaffinity_np(thread, size, mask);
+	return (int)-get_affinity(0, size, mask);
+}
+
+/* clang-format off */
+#define REPLACE(name)  {#name, (void (*)(void))entry_##name, NULL, true}
+#define OPTIONAL(name) {#name, (void (*)(void))entry_##name, NULL, false}
+#define EXTEND(name) \
+	{#name, (void (*)(void))entry_##name, (void (**)(void))&original_##name, false}
+/* clang-format on */
 
 const struct redirection entries[] = {
 	REPLACE(mmap),
@@ -203,6 +248,10 @@ const struct redirection entries[] = {
 	OPTIONAL(execveat),
 	REPLACE(fexecve),
 	REPLACE(syscall),
+	REPLACE(sched_getaffinity),
+	REPLACE(sched_setaffinity),
+	EXTEND(pthread_getaffinity_np),
+	EXTEND(pthread_setaffinity_np),
 	{"_Fork", (void (*)(void))entry__Fork, (void (**)(void)) & preload.original_fork, true},
 	EXTEND(open),
 	EXTEND(openat),

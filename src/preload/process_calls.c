@@ -18,11 +18,15 @@
 #include <fcntl.h>
 #include <linux/sched.h>
 #include <signal.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 /* More than this is not built on the stack, which is small in a child of posix_spawn. */
 #define STACK_BYTES_MAX 12288u
+
+/* As large as the largest kernel's set of processors. */
+#define AFFINITY_BYTES_MAX 1024u
 
 /* How far from the thread pointer its descriptor and the C library's own variables may lie. */
 #define DESCRIPTOR_REACH 8192u
@@ -242,6 +246,39 @@ static long unlock_all_by_number(const long a[6])
 	return memory_unlock_all();
 }
 
+/*
+ * The pager may tie a lone thread to a processor while it wakes it: who asks or sets in between
+ * would see that, or have the old set put back over the new one. So it is done under the lock,
+ * and the mask, which may be far, is copied.
+ */
+static long affinity(long number, const long a[6])
+{
+	unsigned char copy[AFFINITY_BYTES_MAX] = {0};
+	size_t size = (size_t)a[1] < sizeof(copy) ? (size_t)a[1] : sizeof(copy);
+	unsigned char *mask = (unsigned char *)a[2];
+	struct pager_guard guard;
+	long result;
+
+	if (number == SYS_sched_setaffinity)
+		memcpy(copy, mask, size);
+	pager_lock(preload.pager, &guard);
+	result = kernel_call3(number, a[0], (long)size, (long)copy);
+	pager_unlock(preload.pager, &guard);
+	if (number == SYS_sched_getaffinity && result > 0)
+		memcpy(mask, copy, (size_t)result);
+	return result;
+}
+
+static long get_affinity_by_number(const long a[6])
+{
+	return affinity(SYS_sched_getaffinity, a);
+}
+
+static long set_affinity_by_number(const long a[6])
+{
+	return affinity(SYS_sched_setaffinity, a);
+}
+
 /* Which of our functions stands for the call; NULL: none. */
 static long (*function_of(long number, const long a[6]))(const long argument[6])
 {
@@ -270,6 +307,10 @@ static long (*function_of(long number, const long a[6]))(const long argument[6])
 		return lock_all_by_number;
 	case SYS_munlockall:
 		return unlock_all_by_number;
+	case SYS_sched_getaffinity:
+		return get_affinity_by_number;
+	case SYS_sched_setaffinity:
+		return set_affinity_by_number;
 	case KERNEL_SYS_FORK:
 		return fork_by_number;
 	case SYS_clone:
