@@ -14,15 +14,16 @@
  *     slab_make: takes from the stock ──────► makes the next, up to STOCK_SLABS
  *     stock_drop: memory is short     ──────► makes none until the next slab_make
  *
- *   The lock guards the stock and what the threads tell each other; nothing waits while it holds
- *   it. A slab in the stock is nobody's: the node counts it from slab_make on.
+ *   The lock guards the stock and what the threads tell each other; no slab is made under it. A
+ *   slab in the stock is nobody's: the node counts it from slab_make on.
  */
-#include "node/node.h"
+#include "node/memory.h"
 
 #include "afar/error.h"
 #include "base/base.h"
 #include "base/env.h"
 #include "base/log.h"
+#include "node/node.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -71,8 +72,7 @@ struct node_memory {
 
 /* ---- what the machine has left ---- */
 
-/* The number behind "MemAvailable:", in bytes. Not MemFree: page cache gives way to slabs. */
-static uint64_t parse_available(const char *meminfo)
+uint64_t node_memory_parse_available(const char *meminfo)
 {
 	static const char name[] = "MemAvailable:";
 	const char *line = strstr(meminfo, name);
@@ -90,7 +90,7 @@ static uint64_t available_bytes(void *context)
 	if (env_file_read(env_real(), "/proc/meminfo", meminfo, sizeof(meminfo) - 1, &len_bytes))
 		return UINT64_MAX;
 	meminfo[len_bytes] = '\0';
-	return parse_available(meminfo);
+	return node_memory_parse_available(meminfo);
 }
 
 /* ---- one slab ---- */
@@ -213,6 +213,15 @@ static bool should_make(const struct node_memory *memory)
 	       (memory->live + 1) * memory->slab_bytes <= memory->capacity_bytes;
 }
 
+/* Under the lock: destroying two slabs takes no longer than the other side can wait. */
+static void empty_stock(struct node_memory *memory)
+{
+	while (memory->stocked > 0) {
+		destroy_slab(&memory->stock[--memory->stocked], memory->slab_bytes);
+		memory->live--;
+	}
+}
+
 static void *run_maker(void *context)
 {
 	struct node_memory *memory = context;
@@ -230,12 +239,15 @@ static void *run_maker(void *context)
 		int err = make_slab(memory, &slab);
 
 		pthread_mutex_lock(&memory->lock);
-		memory->wanted = false;
 		memory->failure = err;
 		if (!err) {
 			memory->stock[memory->stocked++] = slab;
 			memory->live++;
 		}
+		/* Memory ran short while this one was made, and nobody waits for it. */
+		if (memory->paused && !memory->wanted)
+			empty_stock(memory);
+		memory->wanted = false;
 	}
 	pthread_mutex_unlock(&memory->lock);
 	return NULL;
@@ -283,18 +295,11 @@ static void slab_destroy(void *context, void *slab, uint64_t size_bytes, int mem
 static void stock_drop(void *context)
 {
 	struct node_memory *memory = context;
-	struct ready_slab dropped[STOCK_SLABS];
-	uint32_t count;
 
 	pthread_mutex_lock(&memory->lock);
 	memory->paused = true;
-	count = memory->stocked;
-	memcpy(dropped, memory->stock, count * sizeof(*dropped));
-	memory->stocked = 0;
-	memory->live -= count;
+	empty_stock(memory);
 	pthread_mutex_unlock(&memory->lock);
-	for (uint32_t i = 0; i < count; i++)
-		destroy_slab(&dropped[i], memory->slab_bytes);
 }
 
 int node_memory_open(struct log *log, uint64_t slab_bytes, uint64_t capacity_bytes,

@@ -60,7 +60,7 @@ struct stage {
 	struct stage_memory memory;
 	struct fabric *fabric;
 	struct node_options options;
-	struct node *node;
+	struct node *node; /* NULL: in another process */
 	struct client client[STAGE_CLIENTS_MAX];
 	unsigned clients;
 };
