@@ -51,6 +51,10 @@ struct net *net_open(enum net_kind kind)
 
 	assert_non_null(net);
 	net->kind = kind;
+	if (net_is_simulated(kind)) {
+		simulate_open(net);
+		return net;
+	}
 	strcpy(net->directory, "/tmp/afar-fabric-XXXXXX");
 	assert_non_null(mkdtemp(net->directory));
 	return net;
@@ -66,7 +70,18 @@ static void forget(struct member *member)
 
 void net_remove(struct net *net, struct member *member)
 {
+	if (!member->fabric)
+		return;
 	fabric_close(member->fabric);
+	if (net_is_simulated(net->kind))
+		simulate_power_off(net, member);
+	forget(member);
+}
+
+void net_crash(struct net *net, struct member *member)
+{
+	assert_true(net_is_simulated(net->kind));
+	simulate_crash(net, member);
 	forget(member);
 }
 
@@ -74,8 +89,10 @@ void net_close(struct net *net)
 {
 	for (uint32_t i = 0; i < net->count; i++)
 		net_remove(net, &net->members[i]);
-	/* Empty: a listener takes its socket file away. */
-	assert_int_equal(rmdir(net->directory), 0);
+	if (net_is_simulated(net->kind))
+		simulate_close(net);
+	else /* empty: a listener takes its socket file away */
+		assert_int_equal(rmdir(net->directory), 0);
 	free(net);
 }
 
@@ -85,14 +102,17 @@ void net_address(struct net *net, char *address)
 
 	if (net->kind == NET_TCP)
 		snprintf(address, FABRIC_ADDRESS_BYTES, "tcp://127.0.0.1:0");
-	else
+	else if (net->kind == NET_SHM)
 		snprintf(address, FABRIC_ADDRESS_BYTES, "shm:%s/%u.sock", net->directory, number++);
+	else
+		snprintf(address, FABRIC_ADDRESS_BYTES, "sim://%u", number++);
 }
 
 struct member *net_add(struct net *net, const struct fabric_options *options)
 {
 	struct member *member = &net->members[net->count++];
 	struct fabric_options own = options ? *options : (struct fabric_options){0};
+	struct env *env = env_real();
 
 	assert_true(net->count <= NET_MEMBERS_MAX);
 	if (own.id == 0)
@@ -104,7 +124,10 @@ struct member *net_add(struct net *net, const struct fabric_options *options)
 	/* A machine that runs ten tests at once is slow, not dead. */
 	if (own.silence_ns == 0)
 		own.silence_ns = 30 * NS_PER_S;
-	assert_int_equal(fabric_open(env_real(), &own, &member->fabric), 0);
+	member->net = net;
+	if (net_is_simulated(net->kind))
+		simulate_boot(net, member, &own, &env);
+	assert_int_equal(fabric_open(env, &own, &member->fabric), 0);
 	return member;
 }
 
@@ -139,7 +162,7 @@ static void remember(struct member *member, const struct fabric_event *event)
 	}
 }
 
-static unsigned pump_one(struct member *member)
+unsigned member_pump(struct member *member)
 {
 	struct fabric_event events[EVENTS_ONCE];
 	unsigned count = fabric_poll(member->fabric, events, EVENTS_ONCE);
@@ -153,10 +176,19 @@ unsigned net_pump(struct net *net)
 {
 	unsigned count = 0;
 
+	if (net_is_simulated(net->kind)) {
+		simulate_run(net, 100 * NS_PER_US);
+		return 1;
+	}
 	for (uint32_t i = 0; i < net->count; i++)
 		if (net->members[i].fabric && !net->members[i].deaf)
-			count += pump_one(&net->members[i]);
+			count += member_pump(&net->members[i]);
 	return count;
+}
+
+int64_t net_now_ns(const struct net *net)
+{
+	return net_is_simulated(net->kind) ? simulate_now_ns(net) : env_now_ns(env_real());
 }
 
 /* Nothing came from a round of polls: lets other processes run, at most for a moment. */
@@ -179,12 +211,12 @@ static void rest(struct net *net)
 
 struct fabric_event net_next(struct net *net, struct member *member)
 {
-	int64_t end_ns = env_now_ns(env_real()) + PATIENCE_NS;
+	int64_t end_ns = net_now_ns(net) + PATIENCE_NS;
 
 	while (member->taken == member->seen_count) {
 		if (net_pump(net) == 0)
 			rest(net);
-		if (env_now_ns(env_real()) > end_ns)
+		if (net_now_ns(net) > end_ns)
 			fail_msg("nothing happens to a member of the net");
 	}
 	return member->seen[member->taken++].event;
@@ -202,13 +234,24 @@ struct fabric_event net_expect(struct net *net, struct member *member, enum fabr
 
 void net_settle(struct net *net)
 {
-	unsigned idle = 0;
-
-	while (idle < 20) {
+	if (net_is_simulated(net->kind)) {
+		simulate_run(net, NS_PER_S);
+		return;
+	}
+	for (unsigned idle = 0; idle < 20;) {
 		idle = net_pump(net) == 0 ? idle + 1 : 0;
 		if (idle > 0)
 			rest(net);
 	}
+}
+
+void net_run(struct net *net, int64_t ns)
+{
+	int64_t end_ns = net_now_ns(net) + ns;
+
+	while (net_now_ns(net) < end_ns)
+		if (net_pump(net) == 0)
+			rest(net);
 }
 
 bool net_has_event(const struct member *member)
@@ -272,6 +315,25 @@ int net_add_to(struct net *net, struct member *member, struct fabric_window *win
 }
 
 /* ---- memory ---- */
+
+static unsigned char pattern_byte(size_t place, uint64_t salt)
+{
+	return (unsigned char)(salt * 131 + place * 31 + (place >> 8) + (place >> 16));
+}
+
+void pattern_fill(void *bytes, size_t len_bytes, uint64_t salt)
+{
+	for (size_t i = 0; i < len_bytes; i++)
+		((unsigned char *)bytes)[i] = pattern_byte(i, salt);
+}
+
+bool pattern_holds(const void *bytes, size_t len_bytes, uint64_t salt)
+{
+	for (size_t i = 0; i < len_bytes; i++)
+		if (((const unsigned char *)bytes)[i] != pattern_byte(i, salt))
+			return false;
+	return true;
+}
 
 void memory_create(struct memory *memory, uint64_t size_bytes)
 {

@@ -24,7 +24,12 @@
 #define NET_MEMBERS_MAX 128u
 #define NET_KEY         "the key of the tests of fabric"
 
-enum net_kind { NET_SHM, NET_TCP, NET_SIM };
+enum net_kind { NET_SHM, NET_TCP, NET_SIM_SHM, NET_SIM_TCP, NET_SIM_VERBS };
+
+static inline bool net_is_simulated(enum net_kind kind)
+{
+	return kind >= NET_SIM_SHM;
+}
 
 /* An event as it was polled; `message` is a copy. */
 struct seen {
@@ -40,6 +45,8 @@ struct member {
 	uint32_t seen_max;
 	uint32_t taken; /* events before this were expected already */
 	bool deaf;      /* net_pump() passes it over */
+	struct net *net;
+	uint32_t machine; /* simulated */
 };
 
 struct net {
@@ -48,7 +55,8 @@ struct net {
 	struct member members[NET_MEMBERS_MAX];
 	uint32_t count;
 	uint64_t next_id;
-	struct sim_bed *sim; /* NET_SIM */
+	struct world *world; /* simulated */
+	struct sim_net *sim_net;
 };
 
 /* Memory as an owner exports it. */
@@ -67,6 +75,8 @@ struct member *net_add(struct net *net, const struct fabric_options *options);
 struct member *net_add_server(struct net *net, const struct fabric_options *options);
 /* A fresh address for a listener of this kind. */
 void net_address(struct net *net, char *address);
+/* The end of a member without a word. Simulated: its machine crashes. Its place stays empty. */
+void net_crash(struct net *net, struct member *member);
 /* Closes the member's fabric; its place stays empty. */
 void net_remove(struct net *net, struct member *member);
 
@@ -82,6 +92,10 @@ struct fabric_event net_next(struct net *net, struct member *member);
 struct fabric_event net_expect(struct net *net, struct member *member, enum fabric_event_kind kind);
 /* Pumps until nothing has happened for a while. */
 void net_settle(struct net *net);
+/* Pumps for so long, of the net's own time. */
+void net_run(struct net *net, int64_t ns);
+/* The net's own time. */
+int64_t net_now_ns(const struct net *net);
 /* Whether the member has an event that was not taken. */
 bool net_has_event(const struct member *member);
 
@@ -92,6 +106,10 @@ int net_write(struct net *net, struct member *member, struct fabric_window *wind
 	      const void *bytes, uint32_t len_bytes);
 int net_add_to(struct net *net, struct member *member, struct fabric_window *window,
 	       uint64_t offset, uint64_t delta, uint64_t *previous);
+
+/* Fills with bytes that depend on `salt`; whether it still holds them. */
+void pattern_fill(void *bytes, size_t len_bytes, uint64_t salt);
+bool pattern_holds(const void *bytes, size_t len_bytes, uint64_t salt);
 
 void memory_create(struct memory *memory, uint64_t size_bytes);
 void memory_destroy(struct memory *memory);
@@ -111,6 +129,18 @@ struct process {
 };
 void process_start(struct net *net, struct process *process, uint64_t size_bytes);
 void process_kill(struct process *process);
+
+/* Simulated nets (harness_sim.c): a member's machine, a round of events. */
+void simulate_open(struct net *net);
+void simulate_close(struct net *net);
+void simulate_boot(struct net *net, struct member *member, struct fabric_options *options,
+		   struct env **env);
+void simulate_run(struct net *net, int64_t ns);
+void simulate_crash(struct net *net, struct member *member);
+void simulate_power_off(struct net *net, struct member *member);
+int64_t simulate_now_ns(const struct net *net);
+/* Polls one member, and remembers what came. */
+unsigned member_pump(struct member *member);
 
 /* Random numbers from AFAR_SEED, or from a new seed that is printed. */
 uint64_t test_random(void);
