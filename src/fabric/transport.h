@@ -27,7 +27,8 @@ struct fabric_peer {
 	void *context;
 	uint64_t id; /* the other end's, once proven */
 	uint32_t capabilities;
-	uint32_t outstanding;    /* operations accepted and not yet DONE */
+	uint32_t in_flight;      /* operations accepted whose DONE was not put */
+	uint32_t outstanding;    /* operations accepted whose DONE was not polled */
 	uint32_t operations_max; /* bound of `outstanding`; a transport may lower it at UP */
 	int32_t pid;
 	bool is_local;
@@ -112,7 +113,7 @@ int fabric_peer_enroll(struct fabric_peer *peer);
  */
 void fabric_peer_up(struct fabric_peer *peer);
 void fabric_peer_down(struct fabric_peer *peer, int status);
-/* Puts FABRIC_DONE and takes one from peer->outstanding. */
+/* Puts FABRIC_DONE and takes one from peer->in_flight. */
 void fabric_op_done(struct fabric_peer *peer, uint64_t token, int status);
 
 #endif
