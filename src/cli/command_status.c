@@ -177,9 +177,11 @@ static void ask_nodes(struct fabric *fabric, struct status *status)
 
 			if (!node || node->gone)
 				continue;
-			if (events[i].kind == FABRIC_UP)
+			if (events[i].kind == FABRIC_UP) {
+				/* Lists of addresses know no ids. */
+				node->member.id = fabric_peer_id(events[i].peer);
 				ask(events[i].peer);
-			else if (events[i].kind == FABRIC_DOWN)
+			} else if (events[i].kind == FABRIC_DOWN)
 				node->gone = true;
 			else if (events[i].kind == FABRIC_MESSAGE && !node->answered)
 				hear(node, &events[i]);
