@@ -90,8 +90,8 @@ static void share(struct supervisor *run, const struct totals *totals)
 	for (struct session *at = session_next(run, NULL); at; at = session_next(run, at)) {
 		uint64_t weight = *session_view(at).weight + 1;
 		uint64_t equal = pages / 4 / totals->sessions;
-		uint64_t earned = (uint64_t)((double)(pages - pages / 4) * (double)weight /
-					     (double)totals->weight);
+		double part = (double)weight / (double)totals->weight;
+		uint64_t earned = (uint64_t)((double)pages * 3 / 4 * part);
 		uint64_t limit = equal + earned;
 
 		set_limit(at, limit > LIMIT_MIN_PAGES ? limit : LIMIT_MIN_PAGES);

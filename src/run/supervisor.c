@@ -41,13 +41,14 @@
 
 static uint64_t available_bytes(void)
 {
+	static const char name[] = "MemAvailable:";
 	FILE *file = fopen("/proc/meminfo", "re");
-	unsigned long long kib = 0;
+	uint64_t kib = 0;
 	char line[128];
 
-	while (file && fgets(line, sizeof(line), file))
-		if (sscanf(line, "MemAvailable: %llu", &kib) == 1)
-			break;
+	while (file && kib == 0 && fgets(line, sizeof(line), file))
+		if (strncmp(line, name, sizeof(name) - 1) == 0)
+			kib = strtoull(line + sizeof(name) - 1, NULL, 10);
 	if (file)
 		fclose(file);
 	return kib ? kib * 1024 : UINT64_C(1) << 30;

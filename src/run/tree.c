@@ -48,12 +48,11 @@ static pid_t parent_of(pid_t pid)
 		return 0;
 	/* The name in parentheses may hold anything: the fields begin after the last one. */
 	const char *fields = strrchr(stat, ')');
-	char state;
-	int parent;
 
-	if (!fields || sscanf(fields + 1, " %c %d", &state, &parent) != 2)
+	/* ") S PARENT …" */
+	if (!fields || strlen(fields) < 5 || fields[2] == 'Z')
 		return 0;
-	return state == 'Z' ? 0 : parent;
+	return (pid_t)strtol(fields + 4, NULL, 10);
 }
 
 static unsigned read_processes(struct process *processes, unsigned max)
@@ -115,11 +114,14 @@ unsigned tree_each(void (*each)(void *context, pid_t pid), void *context)
 uint64_t tree_anonymous_bytes(pid_t pid)
 {
 	char statm[128];
-	unsigned long long size, resident, shared;
+	char *at = statm;
 
-	if (read_proc(pid, "statm", statm, sizeof(statm)) == 0 ||
-	    sscanf(statm, "%llu %llu %llu", &size, &resident, &shared) != 3)
+	if (read_proc(pid, "statm", statm, sizeof(statm)) == 0)
 		return 0;
+	/* "size resident shared …", in pages */
+	strtoull(at, &at, 10);
+	uint64_t resident = strtoull(at, &at, 10);
+	uint64_t shared = strtoull(at, NULL, 10);
 	return resident > shared ? (resident - shared) * (uint64_t)sysconf(_SC_PAGESIZE) : 0;
 }
 
