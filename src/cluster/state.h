@@ -9,7 +9,7 @@
 #include "cluster/store.h"
 
 #define CLUSTER_LOOK_NS     (INT64_C(100) * 1000 * 1000)
-#define CLUSTER_WATCHES_MAX 16u /* volumes whose owner's lease is watched at a time */
+#define CLUSTER_WATCHES_MAX 256u /* volumes whose owner's lease is watched at a time */
 #define CLUSTER_ROOT_NAME   "cluster"
 #define CLUSTER_BURY_LEASES 64 /* a member that is dead for so many intervals is forgotten */
 

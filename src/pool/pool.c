@@ -154,7 +154,7 @@ static void tick(struct pool *pool, int64_t now_ns)
 
 		volume_renew(volume, now_ns);
 		operations_expire(volume, now_ns, &timer_ns);
-		if (volume->leased)
+		if (volume_renews(volume))
 			timer_ns = min_i64(timer_ns, volume->renew_ns);
 		volume_reap(volume);
 	}

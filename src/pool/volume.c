@@ -277,8 +277,7 @@ void volume_renew(struct volume *volume, int64_t now_ns)
 	struct pool *pool = volume->pool;
 	int64_t lease_ns = volume->record.lease_ns;
 
-	if (!volume->leased || now_ns < volume->renew_ns ||
-	    (volume->phase != VOLUME_OPENING && volume->phase != VOLUME_OPEN))
+	if (!volume_renews(volume) || now_ns < volume->renew_ns)
 		return;
 
 	int err = volume_record_renew(pool->cluster, &volume->record);
@@ -334,7 +333,7 @@ static void free_slabs(struct volume *volume, bool ask)
 						  .piece = piece->number,
 						  .piece_epoch = copy->epoch,
 						  .key = copy->key},
-					 .owner = volume->record.owner,
+					 .owner = pool->options.owner,
 					 .owner_epoch = volume->record.owner_epoch,
 					 .slab_bytes = volume->record.slab_bytes},
 			};
@@ -368,7 +367,10 @@ static void let_go(struct volume *volume, bool ask)
 				if (volume->pieces[i].copies[slot].state != COPY_EMPTY)
 					copy_clear(&volume->pieces[i], slot);
 	} else {
-		/* The record first: a map that names slabs which are free would mislead. */
+		/*
+		 * The record first: a map that names slabs which are free would mislead. It has no
+		 * owner afterwards, but the nodes know us.
+		 */
 		if (volume->leased && ours)
 			(void)volume_record_remove(cluster, &volume->record);
 		free_slabs(volume, ask);

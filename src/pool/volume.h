@@ -258,6 +258,10 @@ void volume_break(struct volume *volume, int status);
 int volume_make_pieces(struct volume *volume);
 /* Everything about leases that is due. */
 void volume_renew(struct volume *volume, int64_t now_ns);
+static inline bool volume_renews(const struct volume *volume)
+{
+	return volume->leased && (volume->phase == VOLUME_OPENING || volume->phase == VOLUME_OPEN);
+}
 /* Whether what ended may be told: our lease, if we need one, has not run out. */
 bool volume_may_tell(struct volume *volume);
 /* ENDING: lets go of it, and frees it once nothing touches it any more. */
