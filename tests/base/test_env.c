@@ -7,6 +7,7 @@
 #include <dirent.h>
 #include <ftw.h>
 #include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -278,10 +279,13 @@ static void *count_under_lock(void *arg)
 
 	for (int i = 0; i < 500; i++) {
 		int lock = env_lock(env_real(), AT(counting->world, "lock"));
+		int64_t before;
 
 		if (lock < 0)
 			return NULL;
-		atomic_store(&counting->shared, atomic_load(&counting->shared) + 1);
+		before = atomic_load(&counting->shared);
+		sched_yield();
+		atomic_store(&counting->shared, before + 1);
 		env_unlock(env_real(), lock);
 	}
 	return NULL;

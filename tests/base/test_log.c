@@ -135,6 +135,8 @@ static void a_hostile_value_stays_in_its_field(void **state)
 	assert_non_null(strstr(written(&world), " peer=\"a\\\" n=2 b=\\\"\" n=1\n"));
 	log_info(world.log, "hello", "peer=%s n=%d", "%s%n%d", 1);
 	assert_non_null(strstr(written(&world), " peer=%s%n%d n=1\n"));
+	log_info(world.log, "hello", "peer=%s n=%d", "a=b", 1);
+	assert_non_null(strstr(written(&world), " peer=\"a=b\" n=1\n"));
 	log_info(world.log, "hello", "peer=%s n=%d", "", 1);
 	assert_non_null(strstr(written(&world), " peer=\"\" n=1\n"));
 	log_info(world.log, "hello", "peer=%s n=%d", "\x1b[31m \xc2\x9b \xff \xc3\xa9", 1);
