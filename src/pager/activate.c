@@ -39,7 +39,7 @@ void activate_inherit(struct pager *pager, bool inherited)
 
 static void settle_present(struct pager *pager, uint64_t page)
 {
-	if (entry_state(table_get(pager, page)) == PAGE_NONE)
+	if (entry_state(page_table_get(pager, page)) == PAGE_NONE)
 		fault_settle(pager, page, PAGE_RESIDENT, 0, fault_queue_of(pager, page, 0));
 }
 

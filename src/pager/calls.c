@@ -43,11 +43,11 @@ static void forget_pages(struct pager *pager, uintptr_t address, size_t len)
 {
 	uint64_t end = page_of(address + len);
 
-	for (uint64_t page = table_next(pager, page_of(address), end); page < end;
-	     page = table_next(pager, page + 1, end))
+	for (uint64_t page = page_table_next(pager, page_of(address), end); page < end;
+	     page = page_table_next(pager, page + 1, end))
 		evict_forget(pager, page);
 	if (len >= TRIM_BYTES)
-		table_trim(pager, page_of(address), end);
+		page_table_trim(pager, page_of(address), end);
 	count_resident(pager);
 }
 
@@ -88,14 +88,14 @@ void pager_release(struct pager *pager, uintptr_t address, size_t len)
 /* What is under way or here now lies at another address. */
 static void move_page(struct pager *pager, uint64_t from, uint64_t to)
 {
-	entry_t entry = table_get(pager, from);
+	entry_t entry = page_table_get(pager, from);
 
 	switch (entry_state(entry)) {
 	case PAGE_NONE:
 		return;
 	case PAGE_CLEAN:
 		/* The protection did not move with the page. */
-		session_drop_slot(pager, entry_slot(entry));
+		talk_drop_slot(pager, entry_slot(entry));
 		entry = entry_make(PAGE_RESIDENT, 0, entry_index(entry));
 		queues_rename(pager, entry_index(entry), to);
 		break;
@@ -108,8 +108,8 @@ static void move_page(struct pager *pager, uint64_t from, uint64_t to)
 	case PAGE_FAR:
 		break;
 	}
-	table_set(pager, from, 0);
-	table_set(pager, to, entry);
+	page_table_set(pager, from, 0);
+	page_table_set(pager, to, entry);
 }
 
 static void grow_in_place(struct pager *pager, uintptr_t address, size_t before, size_t after)
@@ -145,8 +145,8 @@ void pager_move(struct pager *pager, uintptr_t from, size_t from_len, uintptr_t 
 		pager_broken("a moved mapping cannot be watched");
 	}
 	ranges_set(pager, to, to + to_len, flags, 0);
-	for (uint64_t page = table_next(pager, page_of(from), end); page < end;
-	     page = table_next(pager, page + 1, end))
+	for (uint64_t page = page_table_next(pager, page_of(from), end); page < end;
+	     page = page_table_next(pager, page + 1, end))
 		move_page(pager, page, page_of(to) + (page - page_of(from)));
 	pager_release(pager, from, from_len);
 }
@@ -156,9 +156,9 @@ static void requeue(struct pager *pager, uintptr_t address, size_t len)
 {
 	uint64_t end = page_of(address + len);
 
-	for (uint64_t page = table_next(pager, page_of(address), end); page < end;
-	     page = table_next(pager, page + 1, end)) {
-		entry_t entry = table_get(pager, page);
+	for (uint64_t page = page_table_next(pager, page_of(address), end); page < end;
+	     page = page_table_next(pager, page + 1, end)) {
+		entry_t entry = page_table_get(pager, page);
 
 		if (entry_state(entry) == PAGE_RESIDENT || entry_state(entry) == PAGE_CLEAN)
 			queues_move(pager, entry_index(entry), fault_queue_of(pager, page, entry));
@@ -192,7 +192,7 @@ bool pager_is_far(const struct pager *pager, uintptr_t address)
 	if (page_of(address) >= TABLE_PAGES || !ranges_find(pager, address))
 		return false;
 
-	enum page_state state = entry_state(table_get(pager, page_of(address)));
+	enum page_state state = entry_state(page_table_get(pager, page_of(address)));
 
 	return state == PAGE_FAR || state == PAGE_EVICTING;
 }

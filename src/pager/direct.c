@@ -26,7 +26,7 @@ static void unmap_piece(struct pager *pager, uint32_t piece)
 
 static void map_piece(struct pager *pager, uint32_t piece, uint64_t page)
 {
-	struct session_message message = session_message_of(SESSION_PIECE_MAP);
+	struct session_message message = talk_message_of(SESSION_PIECE_MAP);
 	struct stat stat;
 	void *slab;
 	int fd = -1;
@@ -34,13 +34,13 @@ static void map_piece(struct pager *pager, uint32_t piece, uint64_t page)
 
 	unmap_piece(pager, piece);
 	message.value = piece;
-	err = session_call(pager, &message, &fd);
+	err = talk_call(pager, &message, &fd);
 	if (err || fd < 0 || kernel_fstat(fd, &stat) || (uint64_t)stat.st_size < slab_bytes(pager))
-		session_fail(pager, SESSION_FAIL_LOST, page);
+		talk_fail(pager, SESSION_FAIL_LOST, page);
 	slab = kernel_mmap(slab_bytes(pager), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	kernel_close(fd);
 	if (kernel_is_error(slab))
-		session_fail(pager, SESSION_FAIL_KERNEL, page);
+		talk_fail(pager, SESSION_FAIL_KERNEL, page);
 	kernel_madvise((uintptr_t)slab, slab_bytes(pager), MADV_DONTFORK);
 	kernel_madvise((uintptr_t)slab, slab_bytes(pager), MADV_DONTDUMP);
 	pager->pieces[piece].slab = slab;
@@ -99,7 +99,7 @@ static void direct_load(struct pager *pager, const uint32_t *slot, unsigned n, c
 		unmap_piece(pager, piece);
 		bytes[i] = slab_page(pager, slot[i], page);
 		if (!is_right(pager, slot[i], bytes[i]))
-			session_fail(pager, SESSION_FAIL_CHECKSUM, page);
+			talk_fail(pager, SESSION_FAIL_CHECKSUM, page);
 	}
 }
 

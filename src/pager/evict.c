@@ -43,7 +43,7 @@ uint64_t evict_limit(const struct pager *pager)
 
 void evict_forget(struct pager *pager, uint64_t page)
 {
-	entry_t entry = table_get(pager, page);
+	entry_t entry = page_table_get(pager, page);
 
 	switch (entry_state(entry)) {
 	case PAGE_NONE:
@@ -53,16 +53,16 @@ void evict_forget(struct pager *pager, uint64_t page)
 		break;
 	case PAGE_CLEAN:
 		queues_remove(pager, entry_index(entry));
-		session_drop_slot(pager, entry_slot(entry));
+		talk_drop_slot(pager, entry_slot(entry));
 		break;
 	case PAGE_FAR:
-		session_drop_slot(pager, entry_slot(entry));
+		talk_drop_slot(pager, entry_slot(entry));
 		break;
 	case PAGE_EVICTING:
 		pager->stores.item[entry_index(entry)].cancelled = true;
 		break;
 	}
-	table_set(pager, page, 0);
+	page_table_set(pager, page, 0);
 }
 
 static uint64_t pagemap_of(struct pager *pager, uint64_t page)
@@ -165,8 +165,8 @@ static void drop_run(struct clean_run *run)
 static void drop_clean(struct pager *pager, uint64_t page, entry_t entry, struct clean_run *run)
 {
 	queues_remove(pager, entry_index(entry));
-	table_set(pager, page,
-		  entry_make(PAGE_FAR, entry_slot(entry), (uint32_t)pager->evict_clock++));
+	page_table_set(pager, page,
+		       entry_make(PAGE_FAR, entry_slot(entry), (uint32_t)pager->evict_clock++));
 	if (run->count > 0 && run->page + run->count == page) {
 		run->count++;
 	} else {
@@ -188,13 +188,13 @@ static void take_bytes(struct pager *pager, uint64_t page, entry_t entry, bool i
 	if (page_is_zero(bytes)) {
 		if (in_place)
 			kernel_madvise(address_of(page), KERNEL_PAGE_BYTES, MADV_DONTNEED);
-		table_set(pager, page, 0);
+		page_table_set(pager, page, 0);
 		COUNT(pager, pages_zero_dropped, 1);
 		return;
 	}
-	*store = (struct store){.page = page, .bytes = bytes, .slot = session_take_slot(pager)};
+	*store = (struct store){.page = page, .bytes = bytes, .slot = talk_take_slot(pager)};
 	/* Until the backend has it. */
-	table_set(pager, page, entry_make(PAGE_EVICTING, store->slot, pager->stores.count));
+	page_table_set(pager, page, entry_make(PAGE_EVICTING, store->slot, pager->stores.count));
 	pager->stores.count++;
 }
 
@@ -203,7 +203,7 @@ static bool evict_resident(struct pager *pager, uint32_t frame, uint64_t page, e
 {
 	enum lifted lifted;
 
-	if (session_magazine(pager, 1) == 0) {
+	if (talk_magazine(pager, 1) == 0) {
 		queues_move(pager, frame, QUEUE_SECOND);
 		return false;
 	}
@@ -262,7 +262,7 @@ static unsigned evict_batch(struct pager *pager, unsigned n)
 	while (left < n && stuck < LOOKED_AT_MAX && pager->limbo_used < LIMBO_PAGES) {
 		uint32_t frame = queues_victim(pager);
 		uint64_t page = queues_page(pager, frame);
-		entry_t entry = table_get(pager, page);
+		entry_t entry = page_table_get(pager, page);
 
 		if (frame == NO_FRAME)
 			break;
@@ -295,12 +295,12 @@ static void restore(struct pager *pager, const struct store *store)
 	for (unsigned i = 0; err == -EAGAIN && i < EAGAIN_MAX; i++)
 		err = kernel_ioctl(pager->fd_uffd, UFFDIO_COPY, &copy);
 	if (err && err != -ENOENT)
-		session_fail(pager, SESSION_FAIL_KERNEL, store->page);
-	table_set(pager, store->page, 0);
+		talk_fail(pager, SESSION_FAIL_KERNEL, store->page);
+	page_table_set(pager, store->page, 0);
 	if (!err)
 		fault_settle(pager, store->page, PAGE_RESIDENT, 0,
 			     fault_queue_of(pager, store->page, 0));
-	session_drop_slot(pager, store->slot);
+	talk_drop_slot(pager, store->slot);
 }
 
 void evict_stored(struct pager *pager, int status)
@@ -310,19 +310,18 @@ void evict_stored(struct pager *pager, int status)
 	pager->store_under_way = false;
 	pager->store_failures = status ? pager->store_failures + 1 : 0;
 	if (pager->store_failures > STORE_FAILURES_MAX)
-		session_fail(pager,
-			     status == AFAR_ENOSPACE_FAR ? SESSION_FAIL_NO_SPACE
-							 : SESSION_FAIL_LOST,
-			     stores->item[0].page);
+		talk_fail(pager,
+			  status == AFAR_ENOSPACE_FAR ? SESSION_FAIL_NO_SPACE : SESSION_FAIL_LOST,
+			  stores->item[0].page);
 	for (unsigned i = 0; i < stores->count; i++) {
 		const struct store *store = &stores->item[i];
 
 		if (store->cancelled)
-			session_drop_slot(pager, store->slot);
+			talk_drop_slot(pager, store->slot);
 		else if (status)
 			restore(pager, store);
 		else
-			table_set(
+			page_table_set(
 				pager, store->page,
 				entry_make(PAGE_FAR, store->slot, (uint32_t)pager->evict_clock++));
 	}
@@ -332,7 +331,7 @@ void evict_stored(struct pager *pager, int status)
 void evict_settle(struct pager *pager)
 {
 	while (pager->store_under_way)
-		session_receive(pager, SESSION_HELLO, &(struct session_message){0}, NULL);
+		talk_receive(pager, SESSION_HELLO, &(struct session_message){0}, NULL);
 }
 
 static unsigned batch_size(const struct pager *pager)
@@ -353,7 +352,7 @@ void evict_for(struct pager *pager, uint64_t n)
 		if (evict_batch(pager, excess < size ? (unsigned)excess : size) > 0)
 			continue;
 		if (pager->magazine_count == 0 && queues_victim(pager) != NO_FRAME)
-			session_fail(pager, SESSION_FAIL_NO_SPACE, 0);
+			talk_fail(pager, SESSION_FAIL_NO_SPACE, 0);
 		break; /* all that is left is pinned */
 	}
 	if (stalled && pager->placement.lone_tid == 0)

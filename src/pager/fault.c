@@ -44,7 +44,7 @@ void fault_settle(struct pager *pager, uint64_t page, enum page_state state, uin
 	uint32_t frame = queues_add(pager, page, kind);
 
 	/* Without a frame it stays for good, and need not be remembered. */
-	table_set(pager, page, frame == NO_FRAME ? 0 : entry_make(state, slot, frame));
+	page_table_set(pager, page, frame == NO_FRAME ? 0 : entry_make(state, slot, frame));
 	atomic_store_explicit(&pager->session->resident_pages, queues_resident(pager),
 			      memory_order_relaxed);
 }
@@ -64,7 +64,7 @@ static long place(struct pager *pager, uint64_t page, const void *bytes, uint64_
 		err = bytes ? kernel_ioctl(pager->fd_uffd, UFFDIO_COPY, &copy)
 			    : kernel_ioctl(pager->fd_uffd, UFFDIO_ZEROPAGE, &zero);
 	if (err && err != -EEXIST && err != -ENOENT && err != -ESRCH)
-		session_fail(pager, SESSION_FAIL_KERNEL, page);
+		talk_fail(pager, SESSION_FAIL_KERNEL, page);
 	return err;
 }
 
@@ -113,7 +113,7 @@ static void serve_none(struct pager *pager, const struct answer *answer)
 	if (n > 0)
 		evict_for(pager, n);
 	for (unsigned i = 0; i < n; i++) {
-		if (entry_state(table_get(pager, pages[i])) == PAGE_NONE &&
+		if (entry_state(page_table_get(pager, pages[i])) == PAGE_NONE &&
 		    place(pager, pages[i], bytes, UFFDIO_COPY_MODE_DONTWAKE) == 0) {
 			fault_settle(pager, pages[i], PAGE_RESIDENT, 0,
 				     fault_queue_of(pager, pages[i], 0));
@@ -126,7 +126,7 @@ static void serve_none(struct pager *pager, const struct answer *answer)
 static void bring(struct pager *pager, const struct answer *answer, uint64_t page,
 		  const void *bytes)
 {
-	entry_t entry = table_get(pager, page);
+	entry_t entry = page_table_get(pager, page);
 	enum queue_kind kind = fault_queue_of(pager, page, entry);
 	bool asked = page == answer->page;
 	bool clean = !(asked && answer->write);
@@ -143,7 +143,7 @@ static void bring(struct pager *pager, const struct answer *answer, uint64_t pag
 	if (err == -EEXIST)
 		clean = false;
 	if (!clean)
-		session_drop_slot(pager, entry_slot(entry));
+		talk_drop_slot(pager, entry_slot(entry));
 	fault_settle(pager, page, clean ? PAGE_CLEAN : PAGE_RESIDENT, clean ? entry_slot(entry) : 0,
 		     kind);
 }
@@ -159,7 +159,7 @@ static void bring_all(struct pager *pager, const struct answer *answer, const ui
 		unsigned chunk = 0;
 
 		for (; chunk < chunk_max && done + chunk < n; chunk++)
-			slot[chunk] = entry_slot(table_get(pager, pages[done + chunk]));
+			slot[chunk] = entry_slot(page_table_get(pager, pages[done + chunk]));
 		pager->backend->load(pager, slot, chunk, bytes, answer->page);
 		for (unsigned i = 0; i < chunk; i++)
 			bring(pager, answer, pages[done + i], bytes[i]);
@@ -178,7 +178,7 @@ static void serve_far(struct pager *pager, const struct answer *answer)
 	if (!answer->window) {
 		planned = prefetch_plan(pager, answer->page, answer->tid, pages + 1);
 		for (unsigned i = 1; i <= planned; i++) {
-			if (entry_state(table_get(pager, pages[i])) == PAGE_FAR)
+			if (entry_state(page_table_get(pager, pages[i])) == PAGE_FAR)
 				pages[n++] = pages[i];
 		}
 		evict_for(pager, together ? n : 1);
@@ -205,8 +205,8 @@ static void serve_present(struct pager *pager, const struct answer *answer, entr
 {
 	if (place_for(pager, answer, NULL, 0) != 0 || entry_state(entry) != PAGE_CLEAN)
 		return;
-	session_drop_slot(pager, entry_slot(entry));
-	table_set(pager, answer->page, entry_make(PAGE_RESIDENT, 0, entry_index(entry)));
+	talk_drop_slot(pager, entry_slot(entry));
+	page_table_set(pager, answer->page, entry_make(PAGE_RESIDENT, 0, entry_index(entry)));
 }
 
 /* A write to a protected page. False: the page is not here any more. */
@@ -229,8 +229,9 @@ static bool serve_protected(struct pager *pager, const struct answer *answer, en
 	if (!answer->window)
 		placement_release(pager);
 	if (state == PAGE_CLEAN) {
-		session_drop_slot(pager, entry_slot(entry));
-		table_set(pager, answer->page, entry_make(PAGE_RESIDENT, 0, entry_index(entry)));
+		talk_drop_slot(pager, entry_slot(entry));
+		page_table_set(pager, answer->page,
+			       entry_make(PAGE_RESIDENT, 0, entry_index(entry)));
 		COUNT(pager, faults_write, 1);
 	}
 	return true;
@@ -238,7 +239,7 @@ static bool serve_protected(struct pager *pager, const struct answer *answer, en
 
 static void serve(struct pager *pager, const struct answer *answer, bool protected)
 {
-	entry_t entry = table_get(pager, answer->page);
+	entry_t entry = page_table_get(pager, answer->page);
 
 	if (!ranges_find(pager, address_of(answer->page))) {
 		/* Not ours any more: whatever is there now begins as zeros. */

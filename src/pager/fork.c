@@ -40,15 +40,15 @@ static void share_held(struct pager *pager, bool more)
 
 int fork_begin(struct pager *pager)
 {
-	struct session_message message = session_message_of(SESSION_FORK);
+	struct session_message message = talk_message_of(SESSION_FORK);
 	int err;
 
 	evict_settle(pager);
 	evict_empty_limbo(pager);
-	session_magazine_empty(pager);
+	talk_magazine_empty(pager);
 	/* The counts first: what the supervisor notes as the child's is the child's already. */
 	share_held(pager, true);
-	err = session_call(pager, &message, NULL);
+	err = talk_call(pager, &message, NULL);
 	if (err) {
 		share_held(pager, false);
 		return err;
@@ -59,11 +59,11 @@ int fork_begin(struct pager *pager)
 
 void fork_failed(struct pager *pager)
 {
-	struct session_message message = session_message_of(SESSION_FORK_FAILED);
+	struct session_message message = talk_message_of(SESSION_FORK_FAILED);
 
 	/* The child's slots are the supervisor's to drop: it knows which they were. */
 	message.token = pager->mail.token;
-	session_call(pager, &message, NULL);
+	talk_call(pager, &message, NULL);
 }
 
 int fork_adopt(struct pager *pager)
@@ -80,12 +80,12 @@ int fork_adopt(struct pager *pager)
 
 		for (; frame != NO_FRAME; frame = pager->frames[frame].next) {
 			uint64_t page = queues_page(pager, frame);
-			entry_t entry = table_get(pager, page);
+			entry_t entry = page_table_get(pager, page);
 
 			if (entry_state(entry) != PAGE_CLEAN)
 				continue;
-			session_drop_slot(pager, entry_slot(entry));
-			table_set(pager, page, entry_make(PAGE_RESIDENT, 0, frame));
+			talk_drop_slot(pager, entry_slot(entry));
+			page_table_set(pager, page, entry_make(PAGE_RESIDENT, 0, frame));
 		}
 	}
 	atomic_store_explicit(&pager->session->resident_pages, queues_resident(pager),

@@ -125,7 +125,7 @@ static uintptr_t missing_stack(const struct pager *pager, uintptr_t stack)
 		const struct range *range = ranges_find(pager, at);
 
 		if (range && !(range->flags & RANGE_UNREADABLE) &&
-		    entry_state(table_get(pager, page_of(at))) != PAGE_RESIDENT)
+		    entry_state(page_table_get(pager, page_of(at))) != PAGE_RESIDENT)
 			return at;
 	}
 	return 0;
@@ -199,7 +199,7 @@ int pager_start(const struct pager_options *options, struct pager **started)
 	memcpy(pager->socket_path, options->socket_path, strlen(options->socket_path));
 	pager->options.socket_path = pager->socket_path;
 	pager->hash = page_hash_choose();
-	err = table_map(pager);
+	err = page_table_map(pager);
 	if (err)
 		goto out_state;
 	err = thread_start(pager);
@@ -208,7 +208,7 @@ int pager_start(const struct pager_options *options, struct pager **started)
 	*started = pager;
 	return 0;
 out_table:
-	table_unmap(pager);
+	page_table_unmap(pager);
 out_state:
 	unmap_state(pager);
 	return err;
@@ -222,6 +222,6 @@ void pager_stop(struct pager *pager)
 	pager_mail(pager, MAIL_STOP, 0, 0);
 	thread_join(pager);
 	pager_unlock(pager, &guard);
-	table_unmap(pager);
+	page_table_unmap(pager);
 	unmap_state(pager);
 }

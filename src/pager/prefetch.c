@@ -105,8 +105,8 @@ unsigned prefetch_plan(struct pager *pager, uint64_t page, int tid, uint64_t *pa
 		    address_of(next) >= range->end)
 			break;
 		history->expected = next + (uint64_t)history->stride;
-		if (entry_state(table_get(pager, next)) == PAGE_FAR ||
-		    entry_state(table_get(pager, next)) == PAGE_NONE)
+		if (entry_state(page_table_get(pager, next)) == PAGE_FAR ||
+		    entry_state(page_table_get(pager, next)) == PAGE_NONE)
 			pages[n++] = next;
 	}
 	history->brought = n;

@@ -18,7 +18,7 @@ static unsigned char *staging_page(const struct pager *pager, unsigned i)
 
 static int staged_store(struct pager *pager)
 {
-	struct session_message message = session_message_of(SESSION_STORE);
+	struct session_message message = talk_message_of(SESSION_STORE);
 
 	message.count = pager->stores.count;
 	for (unsigned i = 0; i < pager->stores.count; i++) {
@@ -29,7 +29,7 @@ static int staged_store(struct pager *pager)
 		message.slot[i] = store->slot;
 		message.staging[i] = (uint16_t)i;
 	}
-	session_send(pager, &message);
+	talk_send(pager, &message);
 	return pager->options.mutations & PAGER_MUTATE_ACK_ORDER ? 0 : 1;
 }
 
@@ -41,7 +41,7 @@ void staged_answer(struct pager *pager, const struct session_message *answer)
 static void staged_load(struct pager *pager, const uint32_t *slot, unsigned n, const void **bytes,
 			uint64_t page)
 {
-	struct session_message message = session_message_of(SESSION_LOAD);
+	struct session_message message = talk_message_of(SESSION_LOAD);
 	int err;
 
 	message.count = n;
@@ -52,11 +52,10 @@ static void staged_load(struct pager *pager, const uint32_t *slot, unsigned n, c
 		message.staging[i] = (uint16_t)place;
 		bytes[i] = staging_page(pager, place);
 	}
-	err = session_call(pager, &message, NULL);
+	err = talk_call(pager, &message, NULL);
 	if (err)
-		session_fail(pager,
-			     err == AFAR_ECHECKSUM ? SESSION_FAIL_CHECKSUM : SESSION_FAIL_LOST,
-			     page);
+		talk_fail(pager, err == AFAR_ECHECKSUM ? SESSION_FAIL_CHECKSUM : SESSION_FAIL_LOST,
+			  page);
 }
 
 const struct backend staged_backend = {

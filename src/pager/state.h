@@ -14,7 +14,7 @@
  *   queues.c   resident pages in order of age     activate.c lazily registering what is managed
  *   fault.c    a page is missed, or written to    prefetch.c which pages come next
  *   evict.c    pages go, in batches               placement.c who wakes on which processor
- *   session.c  talking to the supervisor, slots held
+ *   talk.c     talking to the supervisor, slots held
  *   direct.c, staged.c   where the bytes go: two backends
  *   fork.c     the two processes after a fork
  *
@@ -282,17 +282,17 @@ int ranges_set(struct pager *pager, uintptr_t start, uintptr_t end, uint32_t set
 bool ranges_have_room(const struct pager *pager);
 
 /* table.c */
-int table_map(struct pager *pager);
-void table_unmap(struct pager *pager);
-static inline entry_t table_get(const struct pager *pager, uint64_t page)
+int page_table_map(struct pager *pager);
+void page_table_unmap(struct pager *pager);
+static inline entry_t page_table_get(const struct pager *pager, uint64_t page)
 {
 	return pager->table[page];
 }
-void table_set(struct pager *pager, uint64_t page, entry_t entry);
+void page_table_set(struct pager *pager, uint64_t page, entry_t entry);
 /* The first page from `page` on, below end, whose entry may not be NONE; end if there is none. */
-uint64_t table_next(const struct pager *pager, uint64_t page, uint64_t end);
+uint64_t page_table_next(const struct pager *pager, uint64_t page, uint64_t end);
 /* Gives memory of the table back; all entries of the pages are NONE. */
-void table_trim(struct pager *pager, uint64_t page, uint64_t end);
+void page_table_trim(struct pager *pager, uint64_t page, uint64_t end);
 
 /* queues.c */
 /* NO_FRAME: there are no more. */
@@ -341,23 +341,23 @@ void evict_empty_limbo(struct pager *pager);
 /* The page and its slot are forgotten; its memory is somebody else's business. */
 void evict_forget(struct pager *pager, uint64_t page);
 
-/* session.c */
-int session_begin(struct pager *pager);
-void session_end(struct pager *pager);
+/* talk.c */
+int talk_begin(struct pager *pager);
+void talk_end(struct pager *pager);
 /* Sends a request, waits for its answer; *fd is a descriptor that came along, or -1. */
-int session_call(struct pager *pager, struct session_message *message, int *fd);
-void session_send(struct pager *pager, const struct session_message *message);
+int talk_call(struct pager *pager, struct session_message *message, int *fd);
+void talk_send(struct pager *pager, const struct session_message *message);
 /* Handles one message that has come or will come; those of `awaited` are copied out: true. */
-bool session_receive(struct pager *pager, enum session_message_kind awaited,
-		     struct session_message *answer, int *fd);
-struct session_message session_message_of(enum session_message_kind kind);
-__attribute__((noreturn)) void session_fail(struct pager *pager, enum session_failure reason,
-					    uint64_t page);
+bool talk_receive(struct pager *pager, enum session_message_kind awaited,
+		  struct session_message *answer, int *fd);
+struct session_message talk_message_of(enum session_message_kind kind);
+__attribute__((noreturn)) void talk_fail(struct pager *pager, enum session_failure reason,
+					 uint64_t page);
 /* Sees to n slots in the magazine; returns how many there are. */
-unsigned session_magazine(struct pager *pager, unsigned n);
-void session_magazine_empty(struct pager *pager);
-uint32_t session_take_slot(struct pager *pager);
-void session_drop_slot(struct pager *pager, uint32_t slot);
+unsigned talk_magazine(struct pager *pager, unsigned n);
+void talk_magazine_empty(struct pager *pager);
+uint32_t talk_take_slot(struct pager *pager);
+void talk_drop_slot(struct pager *pager, uint32_t slot);
 
 /* direct.c */
 void direct_unmap_stale(struct pager *pager);

@@ -27,7 +27,7 @@ static void *reserve(size_t len)
 	return memory;
 }
 
-int table_map(struct pager *pager)
+int page_table_map(struct pager *pager)
 {
 	pager->table = reserve(TABLE_PAGES * sizeof(entry_t));
 	pager->populated = reserve(POPULATED_BYTES);
@@ -36,11 +36,11 @@ int table_map(struct pager *pager)
 	pager->frames_used = 1; /* NO_FRAME is nobody's */
 	if (pager->table && pager->populated && pager->frames && pager->ranges)
 		return 0;
-	table_unmap(pager);
+	page_table_unmap(pager);
 	return -ENOMEM;
 }
 
-void table_unmap(struct pager *pager)
+void page_table_unmap(struct pager *pager)
 {
 	if (pager->table)
 		kernel_munmap(pager->table, TABLE_PAGES * sizeof(entry_t));
@@ -66,7 +66,7 @@ static void mark_populated(struct pager *pager, uint64_t table_page, bool popula
 	atomic_store_explicit(word, value, memory_order_relaxed);
 }
 
-void table_set(struct pager *pager, uint64_t page, entry_t entry)
+void page_table_set(struct pager *pager, uint64_t page, entry_t entry)
 {
 	if (pager->table[page] == 0 && entry != 0)
 		mark_populated(pager, page / ENTRIES_PER_PAGE, true);
@@ -88,7 +88,7 @@ static uint64_t next_populated(const struct pager *pager, uint64_t table_page, u
 	return end;
 }
 
-uint64_t table_next(const struct pager *pager, uint64_t page, uint64_t end)
+uint64_t page_table_next(const struct pager *pager, uint64_t page, uint64_t end)
 {
 	while (page < end) {
 		uint64_t here = page / ENTRIES_PER_PAGE;
@@ -105,7 +105,7 @@ uint64_t table_next(const struct pager *pager, uint64_t page, uint64_t end)
 	return end;
 }
 
-void table_trim(struct pager *pager, uint64_t page, uint64_t end)
+void page_table_trim(struct pager *pager, uint64_t page, uint64_t end)
 {
 	uint64_t first = (page + ENTRIES_PER_PAGE - 1) / ENTRIES_PER_PAGE;
 	uint64_t last = end / ENTRIES_PER_PAGE;

@@ -117,14 +117,14 @@ static int prepare(struct pager *pager)
 	if (!err)
 		err = register_own(pager);
 	if (!err)
-		err = session_begin(pager);
+		err = talk_begin(pager);
 	if (!err && pager->is_child && pager->active)
 		err = fork_adopt(pager);
 	if (!err) {
 		atomic_store(&pager->session->pager_tid, (uint32_t)kernel_gettid());
 		return 0;
 	}
-	session_end(pager);
+	talk_end(pager);
 	close_files(pager);
 	return err;
 }
@@ -238,7 +238,7 @@ static void work_locked(struct pager *pager, bool from_supervisor)
 {
 	serve_messages(pager);
 	if (from_supervisor)
-		session_receive(pager, SESSION_HELLO, &(struct session_message){0}, NULL);
+		talk_receive(pager, SESSION_HELLO, &(struct session_message){0}, NULL);
 	if (atomic_load_explicit(&pager->session->ended, memory_order_relaxed))
 		kernel_exit_group(STATUS_FAILURE);
 	if (pager->slabs_stale)
@@ -339,7 +339,7 @@ static void thread_main(struct pager *pager)
 	if (err)
 		return;
 	live(pager);
-	session_end(pager);
+	talk_end(pager);
 	close_files(pager);
 }
 

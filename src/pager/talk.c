@@ -1,5 +1,5 @@
 /*
- * session.c: the process's side of the talk with its supervisor
+ * talk.c: the process's side of the talk with its supervisor
  *
  *   Only the pager thread talks. A request is sent and its answer awaited; what comes in between
  *   (the answer of a store that is under way, a nudge) is handled as it comes. There is no time
@@ -22,7 +22,7 @@ union control {
 	unsigned char space[CMSG_SPACE(FDS_MAX * sizeof(int))];
 };
 
-struct session_message session_message_of(enum session_message_kind kind)
+struct session_message talk_message_of(enum session_message_kind kind)
 {
 	return (struct session_message){
 		.magic = SESSION_MAGIC, .version = SESSION_VERSION, .kind = (uint16_t)kind};
@@ -52,7 +52,7 @@ static long send_with_fd(struct pager *pager, const struct session_message *mess
 	return kernel_sendmsg(pager->fd_socket, &msg, MSG_NOSIGNAL);
 }
 
-void session_send(struct pager *pager, const struct session_message *message)
+void talk_send(struct pager *pager, const struct session_message *message)
 {
 	if (send_with_fd(pager, message, -1) != sizeof(*message))
 		end_with_supervisor();
@@ -99,8 +99,8 @@ static int receive(struct pager *pager, struct session_message *message, int *fd
 	return 0;
 }
 
-bool session_receive(struct pager *pager, enum session_message_kind awaited,
-		     struct session_message *answer, int *fd)
+bool talk_receive(struct pager *pager, enum session_message_kind awaited,
+		  struct session_message *answer, int *fd)
 {
 	struct session_message message;
 	int came;
@@ -124,19 +124,19 @@ bool session_receive(struct pager *pager, enum session_message_kind awaited,
 	return false;
 }
 
-int session_call(struct pager *pager, struct session_message *message, int *fd)
+int talk_call(struct pager *pager, struct session_message *message, int *fd)
 {
 	enum session_message_kind kind = (enum session_message_kind)message->kind;
 
-	session_send(pager, message);
-	while (!session_receive(pager, kind, message, fd))
+	talk_send(pager, message);
+	while (!talk_receive(pager, kind, message, fd))
 		;
 	return message->status;
 }
 
-void session_fail(struct pager *pager, enum session_failure reason, uint64_t page)
+void talk_fail(struct pager *pager, enum session_failure reason, uint64_t page)
 {
-	struct session_message message = session_message_of(SESSION_FAIL);
+	struct session_message message = talk_message_of(SESSION_FAIL);
 	struct pollfd socket = {.fd = pager->fd_socket, .events = POLLRDHUP};
 
 	message.count = reason;
@@ -214,9 +214,9 @@ static int take_welcome(struct pager *pager, const struct session_message *welco
 	return 0;
 }
 
-int session_begin(struct pager *pager)
+int talk_begin(struct pager *pager)
 {
-	struct session_message message = session_message_of(SESSION_HELLO);
+	struct session_message message = talk_message_of(SESSION_HELLO);
 	bool duplicate = !(pager->options.mutations & PAGER_MUTATE_DESCRIPTOR_DUPLICATE);
 	int fds[2];
 	int err = connect_to(pager);
@@ -241,7 +241,7 @@ int session_begin(struct pager *pager)
 	return err;
 }
 
-void session_end(struct pager *pager)
+void talk_end(struct pager *pager)
 {
 	if (pager->pieces) {
 		direct_unmap_all(pager);
@@ -282,9 +282,9 @@ static void claim(struct pager *pager)
 	pager->magazine_count += got;
 }
 
-unsigned session_magazine(struct pager *pager, unsigned n)
+unsigned talk_magazine(struct pager *pager, unsigned n)
 {
-	struct session_message message = session_message_of(SESSION_PIECE_MORE);
+	struct session_message message = talk_message_of(SESSION_PIECE_MORE);
 
 	if (pager->magazine_count >= n)
 		return n;
@@ -292,24 +292,24 @@ unsigned session_magazine(struct pager *pager, unsigned n)
 	if (pager->magazine_count >= n)
 		return n;
 	message.count = MAGAZINE_MAX;
-	pager->no_space = session_call(pager, &message, NULL) != 0;
+	pager->no_space = talk_call(pager, &message, NULL) != 0;
 	claim(pager);
 	return pager->magazine_count < n ? pager->magazine_count : n;
 }
 
-uint32_t session_take_slot(struct pager *pager)
+uint32_t talk_take_slot(struct pager *pager)
 {
 	PAGER_CHECK(pager->magazine_count > 0);
 	return pager->magazine[--pager->magazine_count];
 }
 
-void session_magazine_empty(struct pager *pager)
+void talk_magazine_empty(struct pager *pager)
 {
 	while (pager->magazine_count > 0)
-		session_drop_slot(pager, session_take_slot(pager));
+		talk_drop_slot(pager, talk_take_slot(pager));
 }
 
-void session_drop_slot(struct pager *pager, uint32_t slot)
+void talk_drop_slot(struct pager *pager, uint32_t slot)
 {
 	mark_held(pager, slot, false);
 	slots_drop(&pager->slots, slot);
