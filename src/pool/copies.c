@@ -27,7 +27,8 @@ struct copy *copy_place(struct piece *piece, struct pool_node *node, uint64_t ke
 			.serial = ++volume->serial,
 		};
 		node->copies++;
-		volume->copies_on[node->index]++;
+		volume->on[node->index].copies++;
+		volume->on[node->index].touched = true;
 		return copy;
 	}
 	return NULL;
@@ -41,7 +42,7 @@ void copy_clear(struct piece *piece, unsigned slot)
 	if (copy->window)
 		fabric_window_close(copy->window);
 	copy->node->copies--;
-	piece->volume->copies_on[copy->node->index]--;
+	piece->volume->on[copy->node->index].copies--;
 	*copy = (struct copy){0};
 }
 
@@ -57,7 +58,7 @@ static struct node_message message_of(const struct piece *piece, uint16_t kind, 
 			      .piece = piece->number,
 			      .piece_epoch = epoch,
 			      .key = key},
-		.slab.owner = record->owner,
+		.slab.owner = piece->volume->pool->options.owner,
 		.slab.owner_epoch = record->owner_epoch,
 		.slab.slab_bytes = record->slab_bytes,
 	};
@@ -103,6 +104,7 @@ static int allocate_on(struct piece *piece, struct pool_node *node)
 	int err;
 
 	node->allocating++;
+	piece->volume->on[node->index].touched = true;
 	for (;;) {
 		struct node_message message =
 			message_of(piece, NODE_ALLOCATE, 0, piece->piece_epoch + 1);
@@ -174,7 +176,7 @@ int copy_attach(struct piece *piece, unsigned slot)
 		operations_of_piece(piece);
 		return 0;
 	}
-	if (err == AFAR_EPEER_DOWN || err == -EAGAIN || err == -ECANCELED || err == -EBUSY)
+	if (err == AFAR_EPEER_DOWN || err == -EAGAIN || err == -ECANCELED)
 		return err;
 	/* It had its time, or it was clear: the slab is not there any more. */
 	int64_t lost_ns = copy->detached_ns + pool->options.reattach_ns;
@@ -202,9 +204,19 @@ void copy_leave(struct piece *piece, unsigned slot)
 					   : NODE_EVICT_DROPPABLE);
 	copy_clear(piece, slot);
 	operations_of_piece(piece);
-	/* A node that is away is told when it is greeted; here a failure has no one to hear it. */
-	if (node->link == NODE_READY)
+	/* A node that is away is told when it is greeted. */
+	if (node->link == NODE_GREETING)
+		node_tell(node, &message, NODE_FREE);
+	else if (node->link == NODE_READY)
 		(void)node_ask(node, &message, env_now_ns(pool->env) + pool->options.request_ns);
+}
+
+void copy_give_back(struct piece *piece, unsigned slot)
+{
+	const struct copy *copy = &piece->copies[slot];
+	struct node_message message = message_of(piece, NODE_FREE, copy->key, copy->epoch);
+
+	node_tell(copy->node, &message, NODE_FREE);
 }
 
 static void detach(struct piece *piece, unsigned slot)

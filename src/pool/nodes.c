@@ -162,6 +162,12 @@ static void ready(struct pool_node *node)
 	pieces_of_node(node);
 }
 
+/* Whether a volume has a map, so that what a node holds of it can be told from what it should. */
+static bool has_map(const struct volume *volume)
+{
+	return volume->pieces && (volume->phase == VOLUME_OPENING || volume_is_open(volume));
+}
+
 /* Volumes whose slabs may lie there unknown to us, or known to an older owner. */
 static bool needs_greeting(const struct pool_node *node)
 {
@@ -169,7 +175,7 @@ static bool needs_greeting(const struct pool_node *node)
 	{
 		struct volume *volume = container_of(link, struct volume, link);
 
-		if (volume_is_open(volume) && (node->was_ready || volume->record.owner_epoch > 1))
+		if (has_map(volume) && (node->was_ready || volume->record.owner_epoch > 1))
 			return true;
 	}
 	return false;
@@ -184,7 +190,7 @@ static void greet_fiber(void *arg)
 	for (unsigned i = 0; i < POOL_VOLUMES_MAX; i++) {
 		struct volume *volume = pool->volumes[i];
 
-		if (!volume || !volume_is_open(volume))
+		if (!volume || !has_map(volume))
 			continue;
 
 		int err = node_greet(node, volume);
@@ -192,7 +198,7 @@ static void greet_fiber(void *arg)
 		if (err == -ECANCELED || node->connection != connection ||
 		    node->link != NODE_GREETING)
 			return; /* it went down; the next connection is greeted anew */
-		if (err == -ETIMEDOUT || err == -EBUSY) {
+		if (err == -ETIMEDOUT) {
 			fabric_disconnect(node->peer);
 			return;
 		}
@@ -317,29 +323,36 @@ static int wait_for_answer(struct pool_node *node, struct node_request *request,
 	return err;
 }
 
-/* As node_ask(), on a connection that is up. */
-static int ask_connected(struct pool_node *node, struct node_message *message, int64_t deadline_ns)
+/* Waits for a place among the node's requests; NULL and *err if there is none in time. */
+static struct node_request *find_place(struct pool_node *node, uint32_t connection,
+				       int64_t deadline_ns, int *err)
 {
 	struct pool *pool = node->pool;
-	struct node_request *request = NULL;
-	uint16_t kind = message->head.kind;
-	uint32_t connection = node->connection;
+
+	for (*err = 0; !*err;
+	     *err = fiber_sleep_until(pool->sched, env_now_ns(pool->env) + NS_PER_MS)) {
+		for (unsigned i = 0; i < NODE_REQUESTS_MAX; i++)
+			if (node->requests[i].number == 0)
+				return &node->requests[i];
+		if (node->connection != connection) {
+			*err = AFAR_EPEER_DOWN;
+			return NULL;
+		}
+		if (env_now_ns(pool->env) >= deadline_ns) {
+			*err = -ETIMEDOUT;
+			return NULL;
+		}
+	}
+	return NULL;
+}
+
+/* Sends it when the fabric takes it. */
+static int send_request(struct pool_node *node, struct node_message *message, uint16_t kind,
+			uint32_t connection, int64_t deadline_ns)
+{
+	struct pool *pool = node->pool;
 	int err;
 
-	for (unsigned i = 0; i < NODE_REQUESTS_MAX && !request; i++)
-		if (node->requests[i].number == 0)
-			request = &node->requests[i];
-	if (!request)
-		return -EBUSY;
-	if (++node->next_number == 0)
-		node->next_number = 1;
-	*request = (struct node_request){
-		.number = node->next_number,
-		.answer_kind = (uint16_t)(kind + 1),
-		.fiber = fiber_self(pool->sched),
-		.message = message,
-	};
-	message->head.request = request->number;
 	while ((err = node_tell(node, message, kind)) == -EAGAIN) {
 		err = fiber_sleep_until(pool->sched, env_now_ns(pool->env) + NS_PER_MS);
 		if (!err && env_now_ns(pool->env) >= deadline_ns)
@@ -349,6 +362,29 @@ static int ask_connected(struct pool_node *node, struct node_message *message, i
 		if (err)
 			break;
 	}
+	return err;
+}
+
+/* As node_ask(), on a connection that is up. */
+static int ask_connected(struct pool_node *node, struct node_message *message, int64_t deadline_ns)
+{
+	uint16_t kind = message->head.kind;
+	uint32_t connection = node->connection;
+	int err;
+	struct node_request *request = find_place(node, connection, deadline_ns, &err);
+
+	if (!request)
+		return err;
+	if (++node->next_number == 0)
+		node->next_number = 1;
+	*request = (struct node_request){
+		.number = node->next_number,
+		.answer_kind = (uint16_t)(kind + 1),
+		.fiber = fiber_self(node->pool->sched),
+		.message = message,
+	};
+	message->head.request = request->number;
+	err = send_request(node, message, kind, connection, deadline_ns);
 	if (err) {
 		*request = (struct node_request){0};
 		return err;
@@ -394,7 +430,7 @@ static void look_at(struct pool_node *node, struct volume *volume,
 	struct copy *copy = copy_named(volume, node, name);
 	struct node_message message = {
 		.slab = {.slab = *name,
-			 .owner = volume->record.owner,
+			 .owner = node->pool->options.owner,
 			 .owner_epoch = volume->record.owner_epoch,
 			 .slab_bytes = volume->record.slab_bytes},
 	};
@@ -418,7 +454,7 @@ static int tidy(struct pool_node *node, struct volume *volume)
 		int err = ask_connected(node, &message,
 					env_now_ns(pool->env) + pool->options.request_ns);
 
-		if (err || volume->phase == VOLUME_ENDING || volume->phase == VOLUME_BROKEN)
+		if (err || volume->phase == VOLUME_BROKEN)
 			return err;
 		for (uint32_t i = 0; i < message.list.count && i < NODE_KEYS_MAX; i++)
 			look_at(node, volume, &message.list.slabs[i]);
@@ -439,7 +475,7 @@ int node_greet(struct pool_node *node, struct volume *volume)
 		struct node_message message = {
 			.head.kind = NODE_CLAIM,
 			.claim = {.volume = volume->record.id,
-				  .owner = volume->record.owner,
+				  .owner = pool->options.owner,
 				  .owner_epoch = volume->record.owner_epoch},
 		};
 

@@ -97,7 +97,7 @@ int node_wait_ready(struct pool_node *node, int64_t deadline_ns);
  * On a fiber: sends *message, whose kind, volume and so on are set, and waits; the answer replaces
  * it. Returns the answer's status.
  *
- * AFAR_EPEER_DOWN, -ETIMEDOUT, -ECANCELED: there was no answer. -EBUSY: NODE_REQUESTS_MAX.
+ * AFAR_EPEER_DOWN, -ETIMEDOUT, -ECANCELED: there was no answer.
  */
 int node_ask(struct pool_node *node, struct node_message *message, int64_t deadline_ns);
 

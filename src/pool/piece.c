@@ -76,6 +76,8 @@ static bool is_overdue(const struct piece *piece, const struct copy *copy, int64
 		return true;
 	if (last)
 		return now_ns >= copy->detached_ns + options->reattach_ns;
+	if (copy->node->link == NODE_GREETING)
+		return false;
 	return !node_may_answer(copy->node) || now_ns >= copy->detached_ns + options->grace_ns;
 }
 

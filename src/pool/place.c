@@ -64,7 +64,7 @@ static unsigned class_of(const struct piece *piece, const struct pool_node *node
 		return now_ns >= node->retry_ns ? 3 : CLASSES;
 	if (machine_has_copy)
 		return 2;
-	return piece->volume->copies_on[node->index] == 0 ? 0 : 1;
+	return piece->volume->on[node->index].copies == 0 ? 0 : 1;
 }
 
 static void find_candidates(const struct piece *piece, int64_t now_ns,

@@ -114,7 +114,11 @@ int volume_protection_parse(const char *text, uint32_t *replicas);
  */
 int volume_open(struct pool *pool, const struct volume_options *options, struct volume **volume);
 
-/* Frees every slab of the volume and forgets it. Operations not done end with -ECANCELED. */
+/*
+ * Frees every slab of the volume and forgets it. Operations not done end with -ECANCELED; the
+ * pointer names the volume in their events until the last was taken. Before a takeover is
+ * VOLUME_READY it may not be ours yet: then it is only let go.
+ */
 void volume_delete(struct volume *volume);
 /* Lets go of the volume: on dir: clusters it can be taken over, elsewhere it is deleted. */
 void volume_close(struct volume *volume);

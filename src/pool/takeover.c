@@ -47,7 +47,10 @@ static int place_copies(struct piece *piece)
 {
 	struct pool *pool = piece->volume->pool;
 	const struct volume_piece_record *entry = &piece->volume->record.map[piece->number];
-	int64_t now_ns = env_now_ns(pool->env);
+	const struct pool_options *options = &pool->options;
+	/* Nobody has tried to reach them yet: each gets the time that otherwise the last one has.
+	 */
+	int64_t from_ns = env_now_ns(pool->env) + options->reattach_ns - options->grace_ns;
 
 	for (unsigned i = 0; i < CLUSTER_COPIES_MAX; i++) {
 		struct pool_node *node;
@@ -61,10 +64,26 @@ static int place_copies(struct piece *piece)
 		if (!copy || page_table_make(&piece->pages, piece->volume->piece_pages) != 0)
 			return -ENOMEM;
 		copy->listed = true;
-		copy->detached_ns = now_ns;
+		copy->detached_ns = from_ns;
 		page_table_set_unknown(&piece->pages);
 	}
 	return 0;
+}
+
+/*
+ * Claims the volume on a node that is connected. Those that will be are greeted then, for the
+ * volume has its map by now; one that is being greeted may have passed the volume by.
+ */
+static int greet(struct volume *volume, struct pool_node *node)
+{
+	struct pool *pool = volume->pool;
+	int err = 0;
+
+	if (node->link == NODE_GREETING)
+		err = node_wait_ready(node, env_now_ns(pool->env) + pool->options.request_ns);
+	if (err != -ECANCELED && node->link == NODE_READY)
+		err = node_greet(node, volume);
+	return err == -ECANCELED || volume->phase != VOLUME_OPENING ? -ECANCELED : 0;
 }
 
 int volume_take_over(struct volume *volume)
@@ -83,14 +102,7 @@ int volume_take_over(struct volume *volume)
 	err = volume_make_pieces(volume);
 	for (uint32_t i = 0; !err && i < record.pieces; i++)
 		err = place_copies(&volume->pieces[i]);
-	/* Nodes that are connected; the others are greeted when they are. */
-	for (uint32_t i = 0; !err && i < pool->node_count; i++) {
-		struct pool_node *node = pool->nodes[i];
-
-		if (node->link == NODE_READY && node_greet(node, volume) == -ECANCELED)
-			err = -ECANCELED;
-		if (volume->phase != VOLUME_OPENING)
-			err = -ECANCELED;
-	}
+	for (uint32_t i = 0; !err && i < pool->node_count; i++)
+		err = greet(volume, pool->nodes[i]);
 	return err;
 }

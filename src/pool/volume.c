@@ -182,7 +182,7 @@ static int check_options(const struct pool *pool, const struct volume_options *o
 static void free_volume(struct volume *volume)
 {
 	operations_free(volume);
-	free(volume->copies_on);
+	free(volume->on);
 	for (uint32_t i = 0; volume->pieces && i < volume->record.pieces; i++)
 		page_table_free(&volume->pieces[i].pages);
 	free(volume->pieces);
@@ -214,8 +214,8 @@ static struct volume *make_volume(struct pool *pool, const struct volume_options
 	else
 		snprintf(volume->record.name, sizeof(volume->record.name), "volume-%016llx",
 			 (unsigned long long)volume->record.id);
-	volume->copies_on = calloc(POOL_NODES_MAX, sizeof(*volume->copies_on));
-	if (operations_make(volume) != 0 || !volume->copies_on) {
+	volume->on = calloc(POOL_NODES_MAX, sizeof(*volume->on));
+	if (operations_make(volume) != 0 || !volume->on) {
 		free_volume(volume);
 		return NULL;
 	}
@@ -307,8 +307,6 @@ bool volume_may_tell(struct volume *volume)
 		return true;
 	if (now_ns - volume->renewed_ns < volume->record.lease_ns)
 		return true;
-	if (!pool->paused)
-		volume->renew_ns = now_ns;
 	volume_renew(volume, now_ns);
 	return volume->phase != VOLUME_OPEN ||
 	       now_ns - volume->renewed_ns < volume->record.lease_ns;
@@ -316,45 +314,40 @@ bool volume_may_tell(struct volume *volume)
 
 /* ---- ending ---- */
 
-/* Gives every slab back; on a fiber if `ask`, else without waiting for answers. */
-static void free_slabs(struct volume *volume, bool ask)
+/* All copies leave the map, whatever becomes of their slabs. */
+static void clear_copies(struct volume *volume)
+{
+	for (uint32_t i = 0; volume->pieces && i < volume->record.pieces; i++)
+		for (unsigned slot = 0; slot < PIECE_COPIES_MAX; slot++)
+			if (volume->pieces[i].copies[slot].state != COPY_EMPTY)
+				copy_clear(&volume->pieces[i], slot);
+}
+
+/*
+ * On a fiber: gives every slab back. No copy is in the map any more, so greeting a node frees all
+ * that it has of the volume, also what we never heard of. Nodes that are away do it by themselves:
+ * the slabs are orphans.
+ */
+static void free_slabs(struct volume *volume)
 {
 	struct pool *pool = volume->pool;
 
-	for (uint32_t i = 0; volume->pieces && i < volume->record.pieces; i++) {
-		struct piece *piece = &volume->pieces[i];
+	for (uint32_t i = 0; i < pool->node_count; i++)
+		if (volume->on[i].touched && pool->nodes[i]->link == NODE_READY)
+			(void)node_greet(pool->nodes[i], volume);
+}
 
-		for (unsigned slot = 0; slot < PIECE_COPIES_MAX; slot++) {
-			struct copy *copy = &piece->copies[slot];
-			struct pool_node *node = copy->node;
-			struct node_message message = {
-				.head.kind = NODE_FREE,
-				.slab = {.slab = {.volume = volume->record.id,
-						  .piece = piece->number,
-						  .piece_epoch = copy->epoch,
-						  .key = copy->key},
-					 .owner = pool->options.owner,
-					 .owner_epoch = volume->record.owner_epoch,
-					 .slab_bytes = volume->record.slab_bytes},
-			};
-
-			if (copy->state == COPY_EMPTY)
-				continue;
-			if (ask)
-				copy_clear(piece, slot);
-			if (node->link != NODE_READY || volume->status != -ECANCELED)
-				continue;
-			if (ask)
-				(void)node_ask(node, &message,
-					       env_now_ns(pool->env) + pool->options.request_ns);
-			else
-				node_tell(node, &message, NODE_FREE);
-		}
-	}
+/* The same while the pool closes: nobody waits for answers, and no operation is left to come. */
+static void free_slabs_now(struct volume *volume)
+{
+	for (uint32_t i = 0; volume->pieces && i < volume->record.pieces; i++)
+		for (unsigned slot = 0; slot < PIECE_COPIES_MAX; slot++)
+			if (volume->pieces[i].copies[slot].state != COPY_EMPTY)
+				copy_give_back(&volume->pieces[i], slot);
 }
 
 /* Everything that the cluster and the nodes should know of a volume's end. */
-static void let_go(struct volume *volume, bool ask)
+static void let_go(struct volume *volume, bool now)
 {
 	struct cluster *cluster = volume->pool->cluster;
 	bool ours = volume->status == -ECANCELED; /* not BROKEN before */
@@ -362,20 +355,23 @@ static void let_go(struct volume *volume, bool ask)
 	if (volume->keep) {
 		if (volume->leased && ours)
 			(void)volume_record_give_up(cluster, &volume->record);
-		for (uint32_t i = 0; ask && volume->pieces && i < volume->record.pieces; i++)
-			for (unsigned slot = 0; slot < PIECE_COPIES_MAX; slot++)
-				if (volume->pieces[i].copies[slot].state != COPY_EMPTY)
-					copy_clear(&volume->pieces[i], slot);
-	} else {
-		/*
-		 * The record first: a map that names slabs which are free would mislead. It has no
-		 * owner afterwards, but the nodes know us.
-		 */
-		if (volume->leased && ours)
-			(void)volume_record_remove(cluster, &volume->record);
-		free_slabs(volume, ask);
+		if (!now)
+			clear_copies(volume);
+		return;
 	}
-	volume->leased = false;
+	/*
+	 * The record first: a map that names slabs which are free would mislead. It has no owner
+	 * afterwards, but the nodes know us.
+	 */
+	if (volume->leased && ours)
+		(void)volume_record_remove(cluster, &volume->record);
+	if (now && ours) {
+		free_slabs_now(volume);
+	} else if (!now) {
+		clear_copies(volume);
+		if (ours)
+			free_slabs(volume);
+	}
 }
 
 static void end_fiber(void *arg)
@@ -387,7 +383,7 @@ static void end_fiber(void *arg)
 		if (fiber_sleep_until(pool->sched, env_now_ns(pool->env) + NS_PER_MS) != 0)
 			break;
 	if (!sched_is_cancelled(pool->sched)) {
-		let_go(volume, true);
+		let_go(volume, false);
 		volume->ended = true;
 	}
 	volume->workers--;
@@ -453,7 +449,7 @@ void volume_free(struct volume *volume)
 void volume_end_now(struct volume *volume)
 {
 	if (!volume->ended)
-		let_go(volume, false);
+		let_go(volume, true);
 	volume->ended = true;
 }
 

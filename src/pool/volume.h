@@ -156,6 +156,11 @@ struct operation {
 
 enum volume_phase { VOLUME_OPENING, VOLUME_OPEN, VOLUME_BROKEN, VOLUME_ENDING };
 
+struct volume_node {
+	uint32_t copies; /* of the volume's pieces */
+	bool touched;    /* it was asked for a slab: it may have more of ours than we know */
+};
+
 struct volume {
 	struct pool *pool;
 	struct list link;
@@ -178,7 +183,7 @@ struct volume {
 	uint32_t piece_shift; /* log2 of that, or 0 */
 	struct piece *pieces;
 	uint32_t serial;
-	uint32_t *copies_on; /* by node index: pieces' copies there */
+	struct volume_node *on; /* by node index: what there is of ours */
 
 	struct operation *operations; /* OPERATIONS */
 	unsigned char *copy_pages;    /* a buffer for each copying operation */
@@ -350,6 +355,8 @@ int copy_allocate(struct piece *piece);
 int copy_attach(struct piece *piece, unsigned slot);
 /* Takes a copy that is in no map out of its place: waits for its transfers, frees the slab. */
 void copy_leave(struct piece *piece, unsigned slot);
+/* Frees its slab without waiting for an answer. */
+void copy_give_back(struct piece *piece, unsigned slot);
 /* A place for a copy on `node`; NULL: there is none. */
 struct copy *copy_place(struct piece *piece, struct pool_node *node, uint64_t key, uint32_t epoch);
 void copy_clear(struct piece *piece, unsigned slot);
