@@ -177,10 +177,14 @@ static int transport_for(struct fabric *fabric, const char *address, struct tran
 int fabric_listen(struct fabric *fabric, const char *address, char *actual)
 {
 	struct transport *transport;
-	char unused[FABRIC_ADDRESS_BYTES];
+	char bound[FABRIC_ADDRESS_BYTES]; /* `actual` may be `address` */
 	int err = transport_for(fabric, address, &transport);
 
-	return err ? err : transport->ops->listen(transport, address, actual ? actual : unused);
+	if (!err)
+		err = transport->ops->listen(transport, address, bound);
+	if (!err && actual)
+		memcpy(actual, bound, sizeof(bound));
+	return err;
 }
 
 int fabric_connect(struct fabric *fabric, const char *address, struct fabric_peer **peer)
