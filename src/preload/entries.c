@@ -124,10 +124,16 @@ static int entry_fexecve(int fd, char *const arguments[], char *const environmen
 	return (int)answer(process_execute(fd, "", arguments, environment, AT_EMPTY_PATH));
 }
 
-static long entry_syscall(long number, long a, long b, long c, long d, long e, long f)
+/* Up to six; reading what was not passed does no harm. */
+static long entry_syscall(long number, ...)
 {
-	const long argument[6] = {a, b, c, d, e, f};
+	long argument[6];
+	va_list list;
 
+	va_start(list, number);
+	for (unsigned i = 0; i < 6; i++)
+		argument[i] = va_arg(list, long);
+	va_end(list);
 	return answer(process_call(number, argument));
 }
 

@@ -24,7 +24,7 @@
 
 /* Addresses that a program can have mapped: all but the first page, up to 2^47. */
 #define EVERYWHERE_START ((uintptr_t)PRELOAD_PAGE_BYTES)
-#define EVERYWHERE_LEN   (((size_t)1 << 47) - 2 * PRELOAD_PAGE_BYTES)
+#define EVERYWHERE_LEN   (((size_t)1 << 47) - 2 * (size_t)PRELOAD_PAGE_BYTES)
 
 /* What may be managed, and what is counted when it is not. */
 static bool is_of_interest(const struct mapping *mapping)

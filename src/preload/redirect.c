@@ -67,27 +67,41 @@ static unsigned char *take(struct trampolines *trampolines, size_t len)
 	return trampolines->page + at;
 }
 
-/* The shortest jump from plan->at to `entry` that the function has room for. */
-static int plan_jump(struct redirect_plan *plan, struct trampolines *trampolines, uintptr_t entry,
-		     bool prefer_near)
+/* A jump to a trampoline, from where another goes to `entry`. */
+static int plan_near(struct redirect_plan *plan, struct trampolines *trampolines, uintptr_t entry)
 {
-	unsigned char *step = NULL;
+	unsigned char *step;
 
-	if (plan->size >= PATCH_FAR_BYTES && !prefer_near) {
-		patch_far_jump(plan->jump, entry);
-		plan->len = PATCH_FAR_BYTES;
-		return 0;
-	}
 	if (plan->size < PATCH_NEAR_BYTES)
 		return -EMSGSIZE;
 	step = take(trampolines, PATCH_FAR_BYTES);
 	if (!step)
 		return -ENOSPC;
+	if (patch_near_jump(plan->jump, plan->at, (uintptr_t)step))
+		return -EMSGSIZE;
 	patch_far_jump(step, entry);
 	plan->len = PATCH_NEAR_BYTES;
-	if (patch_near_jump(plan->jump, plan->at, (uintptr_t)step) == 0)
-		return 0;
-	return prefer_near ? plan_jump(plan, trampolines, entry, false) : -EMSGSIZE;
+	return 0;
+}
+
+static int plan_far(struct redirect_plan *plan, uintptr_t entry)
+{
+	if (plan->size < PATCH_FAR_BYTES)
+		return -EMSGSIZE;
+	patch_far_jump(plan->jump, entry);
+	plan->len = PATCH_FAR_BYTES;
+	return 0;
+}
+
+/* Far, which needs no trampoline; but near where the fewest instructions are to be moved. */
+static int plan_jump(struct redirect_plan *plan, struct trampolines *trampolines, uintptr_t entry,
+		     bool prefer_near)
+{
+	int err = prefer_near ? plan_near(plan, trampolines, entry) : plan_far(plan, entry);
+
+	if (err == -EMSGSIZE)
+		err = prefer_near ? plan_far(plan, entry) : plan_near(plan, trampolines, entry);
+	return err;
 }
 
 /* Moves the instructions that the jump will cover, and lets the rest of the function follow. */

@@ -18,7 +18,7 @@
 
 static volatile int calls;
 
-#define VICTIM __attribute__((noinline, noclone, aligned(64)))
+#define VICTIM __attribute__((noinline, aligned(64)))
 
 /* Each long enough for the longest jump, whatever the compiler makes of it. */
 VICTIM static int victim_far(int x)

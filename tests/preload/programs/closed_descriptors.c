@@ -17,7 +17,7 @@ int main(int argc, char **argv)
 	char *memory = malloc(len);
 	int out = dup(STDOUT_FILENO);
 	pid_t child;
-	int status;
+	int status = -1;
 
 	check(memory && out >= 0);
 	pattern_write(memory, len, 1);

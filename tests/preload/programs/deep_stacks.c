@@ -48,7 +48,7 @@ static void call_all(void)
 		check(mprotect(memory, len, PROT_READ) == 0 && pattern_is(memory, len, turn));
 		if (turn % 10 == 0) {
 			pid_t child = fork();
-			int status;
+			int status = -1;
 
 			check(child >= 0);
 			if (child == 0)

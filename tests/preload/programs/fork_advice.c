@@ -29,7 +29,7 @@ static bool is_there(const volatile char *memory)
 
 static void expect_child(void (*test)(char *, size_t), char *memory, size_t part)
 {
-	int status;
+	int status = -1;
 	pid_t child = fork();
 
 	check(child >= 0);
@@ -49,7 +49,7 @@ static void first_child(char *memory, size_t part)
 	check(pattern_is(memory + 3 * part, part, 4));
 	/* What is wiped in a child is wiped in its child, too. */
 	pattern_write(memory + 2 * part, part, 9);
-	int status;
+	int status = -1;
 	pid_t child = fork();
 
 	check(child >= 0);

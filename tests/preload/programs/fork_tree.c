@@ -34,7 +34,7 @@ static void grow_tree(char *memory, uint64_t inherited, unsigned depth)
 		}
 	}
 	for (unsigned i = 0; i < 2; i++) {
-		int status;
+		int status = -1;
 
 		check(waitpid(child[i], &status, 0) == child[i]);
 		check(WIFEXITED(status) && WEXITSTATUS(status) == 0);

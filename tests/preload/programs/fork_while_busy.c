@@ -43,7 +43,7 @@ int main(int argc, char **argv)
 	for (uintptr_t i = 0; i < THREADS; i++)
 		check(pthread_create(&thread[i], NULL, keep_busy, (void *)(i + 1)) == 0);
 	for (unsigned turn = 0; turn < FORKS; turn++) {
-		int status;
+		int status = -1;
 		pid_t child;
 
 		pattern_write(memory, len, turn);

@@ -16,8 +16,6 @@
 
 #define ENTRIES 3000u
 
-extern char **environ;
-
 static char *self;
 static char *with_us = "alone"; /* or "run": what the child is to find */
 
@@ -41,7 +39,7 @@ static int as_child(int argc, char **argv)
 
 static void expect_success(pid_t child)
 {
-	int status;
+	int status = -1;
 
 	check(child > 0 && waitpid(child, &status, 0) == child);
 	check(WIFEXITED(status) && WEXITSTATUS(status) == 0);

@@ -19,7 +19,7 @@ static char *map(size_t len)
 
 static void forked(char *memory, size_t len, long child)
 {
-	int status;
+	int status = -1;
 
 	check(child >= 0);
 	if (child == 0) {
