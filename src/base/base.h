@@ -13,6 +13,9 @@
  *   secret.h       the key of a cluster and proofs of holding it
  *   page_hash.h    the checksum of a page (a library of its own: no libc, no state)
  *   futex.h        sleeping on a word of memory
+ *   world.h        the simulated world, with env.h's other environment
+ *   kernel_call.h  system calls without libc, and, for the preloaded library and its pager:
+ *                  raw_thread.h, stack_switch.h, patch.h (redirecting loaded code)
  *   bits.h         powers of two, little-endian words, mixing; base.h: smaller still
  *
  * The life of one wait, which is what ties them together

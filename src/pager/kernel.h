@@ -8,7 +8,8 @@
 #ifndef AFAR_PAGER_KERNEL_H
 #define AFAR_PAGER_KERNEL_H
 
-#include "base/raw_syscall.h"
+#include "base/kernel_call.h"
+#include "base/raw_thread.h"
 
 #include <fcntl.h>
 #include <linux/futex.h>
@@ -51,7 +52,7 @@ struct kernel_pm_scan_arg {
 #define KERNEL_PAGEMAP_SWAPPED (UINT64_C(1) << 62)
 
 #define KERNEL_CALL(number, a, b, c, d, e, f) \
-	raw_syscall(number, (long)(a), (long)(b), (long)(c), (long)(d), (long)(e), (long)(f))
+	kernel_call(number, (long)(a), (long)(b), (long)(c), (long)(d), (long)(e), (long)(f))
 
 static inline void *kernel_mmap(size_t len, int prot, int flags, int fd, uint64_t offset)
 {

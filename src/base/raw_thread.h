@@ -1,12 +1,13 @@
 /*
- * raw_syscall.h: system calls and threads below the C library
+ * raw_thread.h: threads below the C library
  *
  *   For code that runs where libc's state does not exist: on a thread that libc did not start, or
  *   inside a call that libc itself makes. Nothing here touches errno or any other thread-local
- *   word; what comes back is what the kernel said: a value, or a negative errno.
+ *   word; what comes back is what the kernel said: a value, or a negative errno. System calls
+ *   for such threads are in kernel_call.h.
  */
-#ifndef AFAR_BASE_RAW_SYSCALL_H
-#define AFAR_BASE_RAW_SYSCALL_H
+#ifndef AFAR_BASE_RAW_THREAD_H
+#define AFAR_BASE_RAW_THREAD_H
 
 #include <stddef.h>
 #include <stdint.h>
@@ -17,20 +18,6 @@
 #define RAW_TLS_OFFSET 12288u
 
 #if defined(__x86_64__)
-
-static inline long raw_syscall(long number, long a, long b, long c, long d, long e, long f)
-{
-	register long r10 __asm__("r10") = d;
-	register long r8 __asm__("r8") = e;
-	register long r9 __asm__("r9") = f;
-	long result;
-
-	__asm__ volatile("syscall"
-			 : "=a"(result)
-			 : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
-			 : "rcx", "r11", "memory");
-	return result;
-}
 
 /*
  * Begins a thread by clone(flags): it runs run(context) on the stack that ends at stack_top, with
@@ -79,23 +66,6 @@ static inline void raw_copy(void *to, const void *from, size_t len_bytes)
 }
 
 #elif defined(__aarch64__)
-
-static inline long raw_syscall(long number, long a, long b, long c, long d, long e, long f)
-{
-	register long x8 __asm__("x8") = number;
-	register long x0 __asm__("x0") = a;
-	register long x1 __asm__("x1") = b;
-	register long x2 __asm__("x2") = c;
-	register long x3 __asm__("x3") = d;
-	register long x4 __asm__("x4") = e;
-	register long x5 __asm__("x5") = f;
-
-	__asm__ volatile("svc 0"
-			 : "+r"(x0)
-			 : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4), "r"(x5)
-			 : "memory");
-	return x0;
-}
 
 static inline long raw_thread_start(unsigned long flags, void *stack_top, void *tls, void *tid,
 				    void (*run)(void *context), void *context)
