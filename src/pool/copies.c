@@ -227,10 +227,8 @@ static void detach(struct piece *piece, unsigned slot)
 	assert(copy->transfers == 0); /* F1 */
 	copy->window = NULL;          /* the fabric closed it */
 	copy->noticed = false;
-	if (state == COPY_LIVE || (state == COPY_FILLING && copy->listed)) {
+	if (state == COPY_LIVE) {
 		copy->state = COPY_DETACHED;
-		/* FILLING and listed: perhaps the store names it, but it lacks pages. */
-		copy->gone = state == COPY_FILLING;
 		copy->detached_ns = env_now_ns(piece->volume->pool->env);
 	} else if (state == COPY_FILLING) {
 		copy_clear(piece, slot);
@@ -259,9 +257,9 @@ void copy_refused(struct piece *piece, unsigned slot)
 	struct copy *copy = &piece->copies[slot];
 	struct volume *volume = piece->volume;
 
-	if (copy->state == COPY_FILLING && !copy->listed) {
+	if (copy->state == COPY_FILLING) {
 		copy->state = COPY_LEAVING;
-	} else if (copy->state == COPY_LIVE || copy->state == COPY_FILLING) {
+	} else if (copy->state == COPY_LIVE) {
 		copy->state = COPY_DETACHED;
 		copy->gone = true;
 		copy->detached_ns = env_now_ns(volume->pool->env);

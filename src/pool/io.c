@@ -30,6 +30,17 @@ static uint32_t page_in_piece(const struct operation *op)
 	return (uint32_t)(op->page - (uint64_t)op->piece->number * op->volume->piece_pages);
 }
 
+static void transfer_failed(struct piece *piece, unsigned slot, int err)
+{
+	struct copy *copy = &piece->copies[slot];
+
+	/* Others may do without it and be acknowledged, before its FABRIC_DOWN comes. */
+	if (copy->state == COPY_FILLING)
+		copy->gone = true;
+	if (err != AFAR_EPEER_DOWN)
+		copy_refused(piece, slot);
+}
+
 /*
  * Begins a transfer between buf and a copy. -EAGAIN: the operation is blocked. Any other error:
  * this copy is not to be had now.
@@ -50,8 +61,7 @@ static int transfer(struct operation *op, unsigned slot, bool write)
 		operation_block(op);
 	} else {
 		op->tried |= (uint8_t)(1u << slot);
-		if (err != AFAR_EPEER_DOWN)
-			copy_refused(op->piece, slot);
+		transfer_failed(op->piece, slot, err);
 	}
 	return err;
 }
@@ -77,6 +87,8 @@ static bool is_protected(const struct operation *op)
 	const struct piece *piece = op->piece;
 	unsigned listed = 0, stored = 0;
 
+	if (piece->in_doubt)
+		return false;
 	for (unsigned slot = 0; slot < PIECE_COPIES_MAX; slot++) {
 		const struct copy *copy = &piece->copies[slot];
 		bool has = copy->state != COPY_EMPTY && op->stored[slot] == copy->serial;
@@ -461,8 +473,8 @@ void io_done(struct pool *pool, uint64_t token, int status)
 	copy->transfers--;
 	if (copy->transfers == 0 && (copy->state == COPY_LEAVING || copy->state == COPY_DETACHED))
 		fiber_line_wake_all(&piece->line);
-	if (status != 0 && status != AFAR_EPEER_DOWN)
-		copy_refused(piece, (unsigned)slot);
+	if (status != 0)
+		transfer_failed(piece, (unsigned)slot, status);
 	if (op->done) {
 		/* Only POOL_MUTATE_ACK_ORDER lets an operation end before its transfers. */
 		if (op->pending == 0 && op->told)

@@ -17,6 +17,7 @@
  *     FOUND      nothing is LIVE yet, and nothing was written  publish: FILLING becomes LIVE
  *     TRIM       more copies than replicas                     the latest leaves
  *     FILL       LIVE and FILLING                              copy some pages; at last, publish
+ *     REPEAT     the store's map is in doubt                   publish what there is
  */
 #include "pool/volume.h"
 
@@ -34,6 +35,7 @@ enum piece_action {
 	PIECE_FOUND,
 	PIECE_TRIM,
 	PIECE_FILL,
+	PIECE_REPEAT,
 };
 
 struct piece_step {
@@ -72,7 +74,7 @@ static bool is_overdue(const struct piece *piece, const struct copy *copy, int64
 {
 	const struct pool_options *options = &piece->volume->pool->options;
 
-	if (copy->gone)
+	if (copy->gone || !copy->listed)
 		return true;
 	if (last)
 		return now_ns >= copy->detached_ns + options->reattach_ns;
@@ -94,7 +96,7 @@ static bool next_of_detached(const struct piece *piece, int64_t now_ns, struct p
 
 		if (!(detached & 1u << slot))
 			continue;
-		if (!copy->gone && copy->node->link == NODE_READY) {
+		if (copy->listed && !copy->gone && copy->node->link == NODE_READY) {
 			*step = (struct piece_step){PIECE_ATTACH, slot, 0};
 			return true;
 		}
@@ -145,7 +147,10 @@ static bool next_of_number(const struct piece *piece, int64_t now_ns, struct pie
 	const struct pool *pool = piece->volume->pool;
 	uint32_t replicas = piece->volume->record.replicas;
 	unsigned live = copies_in(piece, COPY_LIVE), filling = copies_in(piece, COPY_FILLING);
-	unsigned usable = count_bits((live | filling) & ~noticed_copies(piece));
+	/* A copy that may come back is not replaced yet. */
+	unsigned present =
+		live | filling | (piece_complete(piece) & copies_in(piece, COPY_DETACHED));
+	unsigned usable = count_bits(present & ~noticed_copies(piece));
 	bool asked = (piece->wanted && piece->active > 0) || (piece->direct && !piece->direct_lost);
 
 	if ((live | filling) == 0 && !asked)
@@ -162,6 +167,9 @@ static bool next_of_number(const struct piece *piece, int64_t now_ns, struct pie
 	}
 	if (usable > replicas) {
 		unsigned excess = filling != 0 ? filling : live;
+
+		if (count_bits(live) + count_bits(filling) <= replicas)
+			return false;
 
 		*step = (struct piece_step){PIECE_TRIM, first_bit(excess), 0};
 		return true;
@@ -195,6 +203,8 @@ static struct piece_step piece_next(const struct piece *piece, int64_t now_ns)
 			return (struct piece_step){PIECE_RELEASE, 0, 0};
 		if (next_of_noticed(piece, &step) || next_of_number(piece, now_ns, &step))
 			return step;
+		if (piece->in_doubt && piece_complete(piece) != 0)
+			return (struct piece_step){PIECE_REPEAT, 0, 0};
 	}
 	if (step.until_ns != INT64_MAX)
 		step.action = PIECE_WAIT;
@@ -213,7 +223,7 @@ static void set_leaving(struct copy *copy)
 static int forget(struct piece *piece, unsigned slot)
 {
 	struct volume *volume = piece->volume;
-	int err = piece_publish(piece, copies_in(piece, COPY_LIVE));
+	int err = piece_publish(piece, piece_complete(piece) & ~(1u << slot));
 
 	if (err)
 		return err;
@@ -258,8 +268,7 @@ static int lose(struct piece *piece)
 
 static int retire(struct piece *piece, unsigned slot)
 {
-	unsigned live = copies_in(piece, COPY_LIVE) & ~(1u << slot);
-	int err = piece_publish(piece, live);
+	int err = piece_publish(piece, piece_complete(piece) & ~(1u << slot));
 
 	if (err)
 		return err;
@@ -269,8 +278,11 @@ static int retire(struct piece *piece, unsigned slot)
 
 static int release(struct piece *piece)
 {
-	int err = piece_publish(piece, 0);
+	int err;
 
+	/* From here on a write waits: acknowledged by the old map, it would be lost with it. */
+	piece->in_doubt = true;
+	err = piece_publish(piece, 0);
 	if (err)
 		return err;
 	for (unsigned slot = 0; slot < PIECE_COPIES_MAX; slot++)
@@ -336,7 +348,7 @@ static int fill(struct piece *piece)
 		return err == -EAGAIN ? 0 : err;
 	/* Whoever was filling before the last step and still is has every page. */
 	filling &= copies_in(piece, COPY_FILLING);
-	err = piece_publish(piece, copies_in(piece, COPY_LIVE) | filling);
+	err = piece_publish(piece, piece_complete(piece) | filling);
 	if (err)
 		return err;
 	piece->wanted = false;
@@ -372,6 +384,8 @@ static int take(struct piece *piece, const struct piece_step *step)
 		return trim(piece, step->slot);
 	case PIECE_FILL:
 		return fill(piece);
+	case PIECE_REPEAT:
+		return piece_publish(piece, piece_complete(piece));
 	case PIECE_REST:
 	case PIECE_WAIT:
 		break;

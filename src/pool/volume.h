@@ -28,10 +28,11 @@
  *             nothing is acknowledged that a listed copy has not stored
  *   LEAVING   no longer in the map; nothing new goes there; freed when its transfers have ended
  *
- *   `listed` copies are those that the published map may name. Promises P1 and P4 in one line:
+ *   `listed` copies are those that the published map names. Promises P1 and P4 in one line:
  *
- *       a write is acknowledged  ⇔  every listed copy has stored it, and they and FILLING ones
- *                                   that stored it are at least min(replicas, 2), and one is listed
+ *       a write is acknowledged  ⇔  the map is not in doubt, lists a copy, every listed copy has
+ *                                   stored it, and the LIVE and FILLING ones that stored it are
+ *                                   at least min(replicas, 2)
  *
  *   so that whoever takes the volume over by its map misses nothing, and a copy that was away is
  *   either still listed, and complete, or not listed, and never read again.
@@ -114,7 +115,8 @@ struct piece {
 	int64_t due_ns;              /* in pool->later: look again then */
 	int64_t retry_ns;            /* no room was found: not again before this */
 	uint32_t fill_page, filling; /* next page to copy; pages being copied */
-	unsigned publish_mask;
+	bool in_doubt; /* what the store says of it is not known: nothing is acknowledged */
+	unsigned publish_mask, publish_detached;
 	int publish_status;
 	struct list publish_link;
 
@@ -195,6 +197,7 @@ struct volume {
 
 	struct list publishing;
 	struct fiber_line publish_line;
+	struct log_limit store_limit;
 	struct volume_stats stats;
 };
 
@@ -332,6 +335,20 @@ void pieces_of_node(struct pool_node *node);
 /* On the piece's fiber: waits until something about it changes. */
 int piece_wait(struct piece *piece, int64_t deadline_ns);
 void piece_tell(struct piece *piece, int status);
+/* Copies that missed nothing that was acknowledged. */
+static inline unsigned piece_complete(const struct piece *piece)
+{
+	unsigned mask = 0;
+
+	for (unsigned slot = 0; slot < PIECE_COPIES_MAX; slot++) {
+		const struct copy *copy = &piece->copies[slot];
+		bool complete = copy->state == COPY_LIVE ||
+				(copy->state == COPY_DETACHED && copy->listed && !copy->gone);
+
+		mask |= (complete ? 1u : 0u) << slot;
+	}
+	return mask;
+}
 static inline bool piece_is_mapped(const struct piece *piece)
 {
 	for (unsigned slot = 0; slot < PIECE_COPIES_MAX; slot++)
@@ -374,8 +391,10 @@ static inline unsigned copies_in(const struct piece *piece, enum copy_state stat
 
 /*
  * On a fiber: makes the copies in `mask` the piece's map, under the next piece_epoch, in the
- * cluster's store if it has one. FILLING copies in the mask become LIVE. Copies that went away
- * meanwhile are left out.
+ * cluster's store if it has one. FILLING copies in the mask become LIVE.
+ *
+ * -EAGAIN: a copy in the mask went away meanwhile; look again. -ECANCELED; AFAR_ELEASE. Any other
+ * error: the piece is in doubt.
  */
 int piece_publish(struct piece *piece, unsigned mask);
 
