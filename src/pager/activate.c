@@ -141,8 +141,7 @@ int64_t activate_watch(struct pager *pager)
 	uint64_t pages;
 	int64_t period_ns;
 
-	if (atomic_load_explicit(&pager->session->must_activate, memory_order_relaxed) ||
-	    pager->options.eager) {
+	if (atomic_load_explicit(&pager->session->must_activate, memory_order_relaxed)) {
 		activate(pager);
 		return 0;
 	}

@@ -16,12 +16,6 @@ static void count_managed(struct pager *pager, int64_t bytes)
 				  memory_order_relaxed);
 }
 
-static void count_resident(struct pager *pager)
-{
-	atomic_store_explicit(&pager->session->resident_pages, queues_resident(pager),
-			      memory_order_relaxed);
-}
-
 size_t pager_managed(const struct pager *pager, uintptr_t address, size_t len)
 {
 	uintptr_t end = address + len;
@@ -48,7 +42,7 @@ static void forget_pages(struct pager *pager, uintptr_t address, size_t len)
 		evict_forget(pager, page);
 	if (len >= TRIM_BYTES)
 		page_table_trim(pager, page_of(address), end);
-	count_resident(pager);
+	queues_publish(pager);
 }
 
 int pager_manage(struct pager *pager, uintptr_t address, size_t len, bool readable)

@@ -281,6 +281,7 @@ static unsigned evict_batch(struct pager *pager, unsigned n)
 	if (pager->limbo_used >= LIMBO_PAGES / 2)
 		evict_empty_limbo(pager);
 	COUNT(pager, evict_batches, 1);
+	queues_publish(pager);
 	return left;
 }
 

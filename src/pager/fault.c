@@ -45,8 +45,7 @@ void fault_settle(struct pager *pager, uint64_t page, enum page_state state, uin
 
 	/* Without a frame it stays for good, and need not be remembered. */
 	page_table_set(pager, page, frame == NO_FRAME ? 0 : entry_make(state, slot, frame));
-	atomic_store_explicit(&pager->session->resident_pages, queues_resident(pager),
-			      memory_order_relaxed);
+	queues_publish(pager);
 }
 
 /* Puts bytes under a page, or zeros (bytes: NULL). 0, -EEXIST, or -ENOENT: no memory there. */

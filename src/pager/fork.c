@@ -88,8 +88,7 @@ int fork_adopt(struct pager *pager)
 			page_table_set(pager, page, entry_make(PAGE_RESIDENT, 0, frame));
 		}
 	}
-	atomic_store_explicit(&pager->session->resident_pages, queues_resident(pager),
-			      memory_order_relaxed);
+	queues_publish(pager);
 	atomic_store(&pager->session->active, 1);
 	return 0;
 }

@@ -105,3 +105,9 @@ uint64_t queues_resident(const struct pager *pager)
 	return (uint64_t)pager->queue[QUEUE_FIRST].count + pager->queue[QUEUE_SECOND].count +
 	       pager->queue[QUEUE_PINNED].count;
 }
+
+void queues_publish(struct pager *pager)
+{
+	atomic_store_explicit(&pager->session->resident_pages, queues_resident(pager),
+			      memory_order_relaxed);
+}

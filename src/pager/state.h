@@ -304,6 +304,8 @@ uint64_t queues_page(const struct pager *pager, uint32_t frame);
 /* The frame to evict next, or NO_FRAME. */
 uint32_t queues_victim(const struct pager *pager);
 uint64_t queues_resident(const struct pager *pager);
+/* Tells the supervisor how many pages are resident. */
+void queues_publish(struct pager *pager);
 
 /* activate.c */
 int activate_register(struct pager *pager, uintptr_t start, uintptr_t end);
@@ -350,6 +352,8 @@ void talk_send(struct pager *pager, const struct session_message *message);
 /* Handles one message that has come or will come; those of `awaited` are copied out: true. */
 bool talk_receive(struct pager *pager, enum session_message_kind awaited,
 		  struct session_message *answer, int *fd);
+/* Handles all messages that have come, and waits for none. */
+void talk_take_waiting(struct pager *pager);
 struct session_message talk_message_of(enum session_message_kind kind);
 __attribute__((noreturn)) void talk_fail(struct pager *pager, enum session_failure reason,
 					 uint64_t page);

@@ -79,8 +79,10 @@ static void take_fds(struct msghdr *msg, int *fds, unsigned n)
 	}
 }
 
-/* -ECONNRESET: the end; -EPROTO: not a message of ours. */
-static int receive(struct pager *pager, struct session_message *message, int *fds, unsigned n)
+/* -ECONNRESET: the end; -EPROTO: not a message of ours; -EAGAIN: none, and flags say not to wait.
+ */
+static int receive(struct pager *pager, struct session_message *message, int *fds, unsigned n,
+		   int flags)
 {
 	struct iovec part = {.iov_base = message, .iov_len = sizeof(*message)};
 	union control control;
@@ -88,8 +90,10 @@ static int receive(struct pager *pager, struct session_message *message, int *fd
 			     .msg_iovlen = 1,
 			     .msg_control = &control,
 			     .msg_controllen = sizeof(control)};
-	long got = kernel_recvmsg(pager->fd_socket, &msg, MSG_CMSG_CLOEXEC);
+	long got = kernel_recvmsg(pager->fd_socket, &msg, flags | MSG_CMSG_CLOEXEC);
 
+	if (got == -EAGAIN)
+		return -EAGAIN;
 	if (got <= 0)
 		return -ECONNRESET;
 	take_fds(&msg, fds, n);
@@ -99,13 +103,22 @@ static int receive(struct pager *pager, struct session_message *message, int *fd
 	return 0;
 }
 
+/* What comes unasked, or in answer to what was asked some time ago. */
+static void take_message(struct pager *pager, const struct session_message *message)
+{
+	if (message->kind == SESSION_STORE && pager->store_under_way)
+		staged_answer(pager, message);
+	if (message->kind == SESSION_NUDGE)
+		pager->slabs_stale = true;
+}
+
 bool talk_receive(struct pager *pager, enum session_message_kind awaited,
 		  struct session_message *answer, int *fd)
 {
 	struct session_message message;
 	int came;
 
-	if (receive(pager, &message, &came, 1))
+	if (receive(pager, &message, &came, 1, 0))
 		end_with_supervisor();
 	if (message.kind == awaited) {
 		*answer = message;
@@ -117,11 +130,26 @@ bool talk_receive(struct pager *pager, enum session_message_kind awaited,
 	}
 	if (came >= 0)
 		kernel_close(came);
-	if (message.kind == SESSION_STORE && pager->store_under_way)
-		staged_answer(pager, &message);
-	if (message.kind == SESSION_NUDGE)
-		pager->slabs_stale = true;
+	take_message(pager, &message);
 	return false;
+}
+
+void talk_take_waiting(struct pager *pager)
+{
+	struct session_message message;
+	int err;
+
+	do {
+		int fd = -1;
+
+		err = receive(pager, &message, &fd, 1, MSG_DONTWAIT);
+		if (fd >= 0)
+			kernel_close(fd);
+		if (!err)
+			take_message(pager, &message);
+	} while (!err);
+	if (err != -EAGAIN)
+		end_with_supervisor();
 }
 
 int talk_call(struct pager *pager, struct session_message *message, int *fd)
@@ -228,7 +256,7 @@ int talk_begin(struct pager *pager)
 	message.pid = kernel_getpid();
 	if (send_with_fd(pager, &message, duplicate ? pager->fd_uffd : -1) != sizeof(message))
 		return -ECONNREFUSED;
-	err = receive(pager, &message, fds, 2);
+	err = receive(pager, &message, fds, 2, 0);
 	if (err)
 		return err == -ECONNRESET ? -ECONNREFUSED : err;
 	err = message.kind != SESSION_WELCOME ? -EPROTO : message.status;

@@ -120,6 +120,8 @@ static int prepare(struct pager *pager)
 		err = talk_begin(pager);
 	if (!err && pager->is_child && pager->active)
 		err = fork_adopt(pager);
+	if (!err && pager->options.eager && !pager->active)
+		activate(pager);
 	if (!err) {
 		atomic_store(&pager->session->pager_tid, (uint32_t)kernel_gettid());
 		return 0;
@@ -238,11 +240,13 @@ static void work_locked(struct pager *pager, bool from_supervisor)
 {
 	serve_messages(pager);
 	if (from_supervisor)
-		talk_receive(pager, SESSION_HELLO, &(struct session_message){0}, NULL);
+		talk_take_waiting(pager);
 	if (atomic_load_explicit(&pager->session->ended, memory_order_relaxed))
 		kernel_exit_group(STATUS_FAILURE);
-	if (pager->slabs_stale)
+	if (pager->slabs_stale) {
+		pager->no_space = false;
 		direct_unmap_stale(pager);
+	}
 	/* Between two batches there is a look at the faults. */
 	while (evict_background(pager)) {
 		read_messages(pager);
