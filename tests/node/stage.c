@@ -96,6 +96,17 @@ static void drop_stock(void *context)
 	((struct stage_memory *)context)->stock_drops++;
 }
 
+struct node_memory_ops stage_memory_ops(struct stage_memory *memory)
+{
+	return (struct node_memory_ops){
+		.slab_make = make_slab,
+		.slab_destroy = destroy_slab,
+		.available_bytes = tell_available,
+		.stock_drop = drop_stock,
+		.context = memory,
+	};
+}
+
 /* ---- begin and end ---- */
 
 static void open_node(struct stage *stage)
@@ -124,13 +135,7 @@ void stage_begin(struct stage *stage, const char *scheme, uint64_t slabs,
 		stage->options = *options;
 	stage->options.slab_bytes = STAGE_SLAB_BYTES;
 	stage->options.capacity_bytes = slabs * STAGE_SLAB_BYTES;
-	stage->options.memory = (struct node_memory_ops){
-		.slab_make = make_slab,
-		.slab_destroy = destroy_slab,
-		.available_bytes = tell_available,
-		.stock_drop = drop_stock,
-		.context = &stage->memory,
-	};
+	stage->options.memory = stage_memory_ops(&stage->memory);
 
 	snprintf(stage->directory, sizeof(stage->directory), "/tmp/afar-test-XXXXXX");
 	assert_non_null(mkdtemp(stage->directory));

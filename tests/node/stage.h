@@ -20,7 +20,11 @@
 #define STAGE_INBOX       256u
 #define STAGE_CLIENTS_MAX 8u
 #define STAGE_PUMP_NS     NS_PER_US
-#define STAGE_PATIENCE_NS (120 * NS_PER_S) /* then a test fails instead of hanging */
+
+/* How long something may take before a test fails instead of hanging. */
+#ifndef STAGE_PATIENCE_NS
+#define STAGE_PATIENCE_NS (120 * NS_PER_S)
+#endif
 
 /* The machine, as the node sees it. */
 struct stage_memory {
@@ -68,6 +72,8 @@ struct stage {
 /* The seed of this run: from AFAR_SEED, else random; printed once. */
 uint64_t stage_seed(void);
 uint64_t stage_random(struct stage *stage);
+
+struct node_memory_ops stage_memory_ops(struct stage_memory *memory);
 
 /* A node of so many slabs, listening, without clients. NULL options: as they come. */
 void stage_begin(struct stage *stage, const char *scheme, uint64_t slabs,

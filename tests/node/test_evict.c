@@ -256,9 +256,11 @@ static void what_nobody_can_spare_is_kept_and_reported(void **state)
 	struct stage *stage = *state;
 	struct node_slab_name slabs[SLABS];
 	struct client *client = owner_of_all(stage, slabs);
+	bool first[SLABS] = {false};
+	bool second[SLABS] = {false};
 
 	shorten(stage, 1);
-	answer_activity(client, slabs, rising, NULL);
+	answer_activity(client, slabs, rising, first);
 	for (unsigned i = 0; i < 1 + EVICT_EXTRA_MIN; i++) {
 		struct node_message notice;
 
@@ -273,7 +275,9 @@ static void what_nobody_can_spare_is_kept_and_reported(void **state)
 	/* It asks again, but not at once, and not those who just said no. */
 	assert_false(client_has(client, NODE_ACTIVITY_ASK));
 	stage_pass(stage, 500 * NS_PER_MS);
-	assert_true(answer_activity(client, slabs, rising, NULL) > 0);
+	assert_int_equal(answer_activity(client, slabs, rising, second), 1 + EVICT_EXTRA_MIN);
+	for (uint32_t i = 0; i < SLABS; i++)
+		assert_false(first[i] && second[i]);
 }
 
 static void silence_after_a_notice_keeps_the_slab(void **state)
@@ -317,6 +321,27 @@ static void silence_about_activity_evicts_nobody(void **state)
 	client_say(client, &message, NODE_ACTIVITY);
 	settle(client);
 	assert_false(client_has(client, NODE_EVICT_NOTICE));
+}
+
+static void an_answer_to_an_older_question_is_none(void **state)
+{
+	struct stage *stage = *state;
+	struct node_slab_name slabs[SLABS];
+	struct client *client = owner_of_all(stage, slabs);
+	struct node_message older;
+	struct node_message message;
+
+	shorten(stage, 2);
+	client_take(client, NODE_ACTIVITY_ASK, &older);
+	stage_pass(stage, NS_PER_S);
+	stage_pass(stage, NS_PER_S);
+	client_take(client, NODE_ACTIVITY_ASK, &message);
+	older.activity = message.activity;
+	client_say(client, &older, NODE_ACTIVITY);
+	settle(client);
+	assert_false(client_has(client, NODE_EVICT_NOTICE));
+	client_say(client, &message, NODE_ACTIVITY);
+	client_take(client, NODE_EVICT_NOTICE, &message);
 }
 
 static void who_answers_is_not_held_up_by_who_does_not(void **state)
@@ -635,6 +660,7 @@ int main(void)
 		OVER_EACH(what_nobody_can_spare_is_kept_and_reported),
 		OVER_EACH(silence_after_a_notice_keeps_the_slab),
 		OVER_EACH(silence_about_activity_evicts_nobody),
+		OVER_EACH(an_answer_to_an_older_question_is_none),
 		OVER_EACH(who_answers_is_not_held_up_by_who_does_not),
 		OVER_EACH(an_owner_that_dies_in_a_batch_does_not_hold_it_up),
 		OVER_EACH(what_its_owner_frees_in_a_batch_counts),

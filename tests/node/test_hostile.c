@@ -141,21 +141,16 @@ static void a_condemned_peer_is_not_heard_any_more(void **state)
 	struct stage *stage = *state;
 	struct witness witness = call_witness(stage);
 	struct client *attacker = client_open(stage, 2);
+	struct node_slab_name slab = client_slab(attacker, VOLUME + 1, 0);
 	struct node_message message = {
-		.slab =
-			{
-				.slab = {.volume = VOLUME + 1},
-				.owner = 2,
-				.owner_epoch = 1,
-				.slab_bytes = STAGE_SLAB_BYTES,
-			},
+		.slab = {.slab = slab, .owner = 2, .owner_epoch = 1},
 	};
 
-	/* Both arrive together: the first condemns, the second would take memory. */
+	/* Both arrive together: the first condemns, the second would free its slab. */
 	assert_int_equal(fabric_send(attacker->peer, "nonsense", 8), 0);
-	client_say(attacker, &message, NODE_ALLOCATE);
+	client_say(attacker, &message, NODE_FREE);
 	stage_pump_until(stage, &attacker->down);
-	assert_int_equal(stage_stats(stage).slabs_mapped, 1);
+	assert_int_equal(stage_stats(stage).slabs_mapped, 2);
 	question(&witness);
 }
 
