@@ -9,6 +9,7 @@
 
 /* How many nodes are asked for one slab before the piece's fiber looks again. */
 #define ALLOCATE_TRIES 8
+#define SLAB_MAKING_NS (60 * NS_PER_S)
 
 struct copy *copy_place(struct piece *piece, struct pool_node *node, uint64_t key, uint32_t epoch)
 {
@@ -96,11 +97,15 @@ static int take_in(struct piece *piece, struct pool_node *node, const struct nod
 	return 0;
 }
 
-/* One node, one slab. -EAGAIN of a node means that it is making the slab: it is asked again. */
+/*
+ * One node, one slab. -EAGAIN of a node means that it is making the slab: it is asked again. That
+ * takes tens of milliseconds, and seconds on a machine that is busy; the node is well meanwhile,
+ * so this wait is longer than that for an answer.
+ */
 static int allocate_on(struct piece *piece, struct pool_node *node)
 {
 	struct pool *pool = node->pool;
-	int64_t deadline_ns = env_now_ns(pool->env) + pool->options.request_ns;
+	int64_t give_up_ns = env_now_ns(pool->env) + SLAB_MAKING_NS;
 	int err;
 
 	node->allocating++;
@@ -109,7 +114,7 @@ static int allocate_on(struct piece *piece, struct pool_node *node)
 		struct node_message message =
 			message_of(piece, NODE_ALLOCATE, 0, piece->piece_epoch + 1);
 
-		err = node_ask(node, &message, deadline_ns);
+		err = node_ask(node, &message, env_now_ns(pool->env) + pool->options.request_ns);
 		if (err == 0 && (message.slab.slab.volume != piece->volume->record.id ||
 				 message.slab.slab.piece != piece->number))
 			err = -EPROTO;
@@ -119,7 +124,7 @@ static int allocate_on(struct piece *piece, struct pool_node *node)
 		} else if (err == 0) {
 			err = take_in(piece, node, &message);
 		}
-		if (err != -EAGAIN || env_now_ns(pool->env) >= deadline_ns)
+		if (err != -EAGAIN || env_now_ns(pool->env) >= give_up_ns)
 			break;
 		err = fiber_sleep_until(pool->sched, env_now_ns(pool->env) + 10 * NS_PER_MS);
 		if (err)
