@@ -763,10 +763,11 @@ static void what_was_sent_before_the_end_still_arrives(void **state)
 static void a_crash_ends_every_operation_once(void **state)
 {
 	struct pair *pair = *state;
-	unsigned char *buf = calloc(100, 4096);
+	unsigned char *buf;
 
 	if (!net_is_simulated(kind))
 		return; /* process.c does it with real processes */
+	buf = calloc(100, 4096);
 	submit_some(pair, buf);
 	fabric_flush(pair->client->fabric);
 	net_crash(pair->net, pair->server);
