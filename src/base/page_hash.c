@@ -22,8 +22,6 @@
  */
 #include "base/page_hash.h"
 
-#include <assert.h>
-
 #define LANE_WORDS 8u
 #define GROUPS     8u /* vectors in flight: enough to hide the latency of a product */
 #define ROWS       (PAGE_HASH_BYTES / 4u / LANE_WORDS / GROUPS)
@@ -35,8 +33,8 @@
 typedef uint32_t lanes __attribute__((vector_size(LANE_WORDS * 4)));
 typedef uint32_t lanes_anywhere __attribute__((vector_size(LANE_WORDS * 4), aligned(1), may_alias));
 
-static_assert(sizeof(lanes) * GROUPS * ROWS == PAGE_HASH_BYTES, "rows fill the page");
-static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the hash is of little-endian words");
+_Static_assert(sizeof(lanes) * GROUPS * ROWS == PAGE_HASH_BYTES, "rows fill the page");
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the hash is of little-endian words");
 
 #define ROTATE(s, bits) (((s) << (bits)) | ((s) >> (32 - (bits))))
 #define PREMIX(w)       ((w)*ODD_OF_WORDS ^ ((w)*ODD_OF_WORDS) >> 15)
