@@ -277,7 +277,9 @@ void slabs_destroy(struct node *node)
 			slab_release(node, slab, false);
 		else if (slab->state != SLAB_UNUSED)
 			destroy_memory(node, slab);
-		free(slab);
 	}
+	/* Only now: until here each slab is a neighbour in the list of unused ones. */
+	for (uint32_t i = 0; i < node->slot_count; i++)
+		free(node->slots[i]);
 	free(node->slots);
 }
