@@ -147,7 +147,8 @@ unsigned volume_submit(struct volume *volume, const struct volume_io *ios, unsig
 
 /*
  * The pages hold nothing any more: they read as zeros, and a piece of which no page holds
- * anything gives its slabs back to the nodes. Ordered with operations as a write is.
+ * anything gives its slabs back to the nodes. Ordered with operations as a write is. Before a
+ * takeover is VOLUME_READY only what was submitted before it is discarded.
  */
 void volume_discard(struct volume *volume, uint64_t page, uint64_t n);
 
