@@ -12,7 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define FIBER_ROUNDS 8       /* of fibers and operations that wake each other, in one poll */
+#define FIBER_ROUNDS 8 /* of fibers and operations that wake each other, in one poll */
+#define LATE_NS      (500 * NS_PER_MS) /* behind a timer: the process was stopped */
 #define CLOSE_ROUNDS 100000u /* of fabric_poll() until every peer is down: F1 promises it */
 
 static void set_defaults(struct pool_options *options)
@@ -109,6 +110,7 @@ int pool_open(struct env *env, struct fabric *fabric, struct cluster *cluster,
 	    len_bytes < FABRIC_BOOT_ID_BYTES - 1)
 		pool->boot_id[0] = '\0';
 	pool->boot_id[FABRIC_BOOT_ID_BYTES - 1] = '\0';
+	pool->now_ns = env_now_ns(env);
 	nodes_refresh(pool);
 	register_metrics(pool);
 	*result = pool;
@@ -135,6 +137,15 @@ static void poll_fabric(struct pool *pool)
 			return;
 	}
 	pool_timer(pool, 0);
+}
+
+/* A process that was stopped heard from nobody: its waits go on where they were. */
+static void excuse(struct pool *pool, int64_t due_ns, int64_t now_ns)
+{
+	if (now_ns - due_ns < LATE_NS)
+		return;
+	list_each(link, &pool->volume_list)
+		volume_excuse(container_of(link, struct volume, link), now_ns - due_ns);
 }
 
 /* Everything that goes by the clock. */
@@ -263,12 +274,16 @@ static unsigned tell_pieces(struct pool *pool, struct pool_event *events, unsign
 unsigned pool_poll(struct pool *pool, struct pool_event *events, unsigned max)
 {
 	unsigned n = 0;
+	int64_t last_ns;
 
 	poll_fabric(pool);
 	/* After the transfers that ended: what is told is judged by a clock read after them. */
+	last_ns = pool->now_ns;
 	pool->now_ns = env_now_ns(pool->env);
-	if (pool->now_ns >= pool->timer_ns)
+	if (pool->now_ns >= pool->timer_ns) {
+		excuse(pool, max_i64(last_ns, pool->timer_ns), pool->now_ns);
 		tick(pool, pool->now_ns);
+	}
 	operations_unblock(pool);
 	operations_run(pool);
 	run_fibers(pool);

@@ -298,6 +298,27 @@ void volume_renew(struct volume *volume, int64_t now_ns)
 	}
 }
 
+void volume_excuse(struct volume *volume, int64_t late_ns)
+{
+	int64_t now_ns = volume->pool->now_ns;
+
+	for (uint32_t i = 0; volume->pieces && i < volume->record.pieces; i++) {
+		for (unsigned slot = 0; slot < PIECE_COPIES_MAX; slot++) {
+			struct copy *copy = &volume->pieces[i].copies[slot];
+
+			if (copy->state == COPY_DETACHED)
+				copy->detached_ns = min_i64(now_ns, copy->detached_ns + late_ns);
+		}
+	}
+	list_each(link, &volume->waiting)
+	{
+		struct operation *op = container_of(link, struct operation, link);
+
+		if (op->deadline_ns != 0)
+			op->deadline_ns += late_ns;
+	}
+}
+
 bool volume_may_tell(struct volume *volume)
 {
 	struct pool *pool = volume->pool;

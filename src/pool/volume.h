@@ -270,6 +270,8 @@ static inline bool volume_renews(const struct volume *volume)
 {
 	return volume->leased && (volume->phase == VOLUME_OPENING || volume->phase == VOLUME_OPEN);
 }
+/* Gives all that waits, for a peer or for a piece, so much more time. */
+void volume_excuse(struct volume *volume, int64_t late_ns);
 /* Whether what ended may be told: our lease, if we need one, has not run out. */
 bool volume_may_tell(struct volume *volume);
 /* ENDING: lets go of it, and frees it once nothing touches it any more. */
