@@ -119,9 +119,12 @@ struct volume_copy {
 	uint64_t key;
 };
 
+/* Pages of the piece were lost: where its copies have zeros, or it has none, data may have been. */
+#define VOLUME_PIECE_HOLES 1u
+
 struct volume_piece_record {
 	uint32_t piece_epoch; /* 0: never mapped */
-	uint32_t reserved;
+	uint32_t flags;       /* VOLUME_PIECE_HOLES */
 	struct volume_copy copies[CLUSTER_COPIES_MAX];
 };
 

@@ -54,6 +54,13 @@ void page_table_set_unknown(struct page_table *table)
 	table->lost = 0;
 }
 
+void page_table_set_lost(struct page_table *table)
+{
+	memset(table->states, PAGE_LOST, table->pages);
+	table->held = 0;
+	table->lost = table->pages;
+}
+
 uint32_t page_table_lose(struct page_table *table, bool only_unknown)
 {
 	uint32_t lost = 0;

@@ -49,8 +49,10 @@ static inline enum page_state page_state(const struct page_table *table, uint32_
 /* Changes a page's state and the counts. The table must be there unless the state is EMPTY. */
 void page_set_state(struct page_table *table, uint32_t page, enum page_state state);
 
-/* Every page: UNKNOWN, for a takeover. */
+/* Every page: UNKNOWN, for a takeover of a piece that has copies. */
 void page_table_set_unknown(struct page_table *table);
+/* Every page: LOST, for a takeover of a piece that nobody has any more. */
+void page_table_set_lost(struct page_table *table);
 /* Every page that is not EMPTY becomes LOST. Returns how many were not LOST before. */
 uint32_t page_table_lose(struct page_table *table, bool only_unknown);
 

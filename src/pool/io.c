@@ -364,7 +364,8 @@ static void verify(struct operation *op, unsigned slot)
 	}
 	checksum = page_checksum(pool->hash, op->buf, op->volume->record.id, op->page);
 	if (page_state(&piece->pages, page) == PAGE_UNKNOWN) {
-		if (op->agreed != 0 && checksum != op->checksum) {
+		if ((op->agreed != 0 && checksum != op->checksum) ||
+		    (piece->holes && page_is_zero(op->buf))) {
 			lose_page(op);
 			read_start(op);
 			return;

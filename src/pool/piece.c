@@ -17,7 +17,7 @@
  *     FOUND      nothing is LIVE yet, and nothing was written  publish: FILLING becomes LIVE
  *     TRIM       more copies than replicas                     the latest leaves
  *     FILL       LIVE and FILLING                              copy some pages; at last, publish
- *     REPEAT     the store's map is in doubt                   publish what there is
+ *     REPEAT     the store's map is in doubt, or out of date   publish what there is
  */
 #include "pool/volume.h"
 
@@ -184,6 +184,13 @@ static bool next_of_number(const struct piece *piece, int64_t now_ns, struct pie
 	return false;
 }
 
+/* The map says that pages were lost, but all of them were written again. */
+static bool is_whole_again(const struct piece *piece)
+{
+	return piece->volume->record.map[piece->number].flags & VOLUME_PIECE_HOLES &&
+	       !piece->holes && piece->pages.lost == 0;
+}
+
 static struct piece_step piece_next(const struct piece *piece, int64_t now_ns)
 {
 	struct piece_step step = {.action = PIECE_REST, .until_ns = INT64_MAX};
@@ -203,7 +210,7 @@ static struct piece_step piece_next(const struct piece *piece, int64_t now_ns)
 			return (struct piece_step){PIECE_RELEASE, 0, 0};
 		if (next_of_noticed(piece, &step) || next_of_number(piece, now_ns, &step))
 			return step;
-		if (piece->in_doubt && piece_complete(piece) != 0)
+		if ((piece->in_doubt || is_whole_again(piece)) && piece_complete(piece) != 0)
 			return (struct piece_step){PIECE_REPEAT, 0, 0};
 	}
 	if (step.until_ns != INT64_MAX)
@@ -250,6 +257,8 @@ static int lose(struct piece *piece)
 	volume->stats.pages_lost += pages;
 	counter_add_own(&volume->pool->count.pages_lost, pages);
 	piece->direct_lost |= piece->direct;
+	/* Of what is HELD the copies that remain may lack some. */
+	piece->holes |= filling != 0 && piece->pages.held > 0;
 
 	int err = piece_publish(piece, filling);
 
@@ -282,6 +291,7 @@ static int release(struct piece *piece)
 
 	/* From here on a write waits: acknowledged by the old map, it would be lost with it. */
 	piece->in_doubt = true;
+	piece->holes = false; /* whatever lacks a page goes; LOST pages are counted themselves */
 	err = piece_publish(piece, 0);
 	if (err)
 		return err;

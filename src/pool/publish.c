@@ -57,6 +57,8 @@ static int write_entry(struct piece *piece)
 	}
 	if (!pool_mutates(piece->volume->pool, POOL_MUTATE_EPOCHS) || entry.piece_epoch == 0)
 		entry.piece_epoch++;
+	if (piece->holes || piece->pages.lost > 0)
+		entry.flags |= VOLUME_PIECE_HOLES;
 	*entry_of(piece) = entry;
 	return 0;
 }

@@ -42,6 +42,21 @@ static int claim(struct volume *volume, struct volume_record *record)
 	}
 }
 
+/* What is known of the pages: nothing, but that some were lost (and then none reads as zeros). */
+static int prepare_pages(struct piece *piece, const struct volume_piece_record *entry)
+{
+	piece->holes = entry->flags & VOLUME_PIECE_HOLES;
+	if (!piece_is_mapped(piece) && !piece->holes)
+		return 0;
+	if (page_table_make(&piece->pages, piece->volume->piece_pages) != 0)
+		return -ENOMEM;
+	if (piece_is_mapped(piece))
+		page_table_set_unknown(&piece->pages);
+	else
+		page_table_set_lost(&piece->pages);
+	return 0;
+}
+
 /* The copies that the map lists, not connected yet. */
 static int place_copies(struct piece *piece)
 {
@@ -61,13 +76,12 @@ static int place_copies(struct piece *piece)
 		node = node_of_id(pool, entry->copies[i].node);
 		copy = node ? copy_place(piece, node, entry->copies[i].key, entry->piece_epoch)
 			    : NULL;
-		if (!copy || page_table_make(&piece->pages, piece->volume->piece_pages) != 0)
+		if (!copy)
 			return -ENOMEM;
 		copy->listed = true;
 		copy->detached_ns = from_ns;
-		page_table_set_unknown(&piece->pages);
 	}
-	return 0;
+	return prepare_pages(piece, entry);
 }
 
 /*

@@ -101,6 +101,7 @@ struct piece {
 	uint32_t epoch_salt;
 	struct copy copies[PIECE_COPIES_MAX];
 	struct page_table pages;
+	bool holes; /* pages were lost that `pages` may not know of: copies may have zeros there */
 
 	uint32_t active;  /* operations that have begun and not ended */
 	bool wanted;      /* a write waits for it, or volume_piece_open() */
