@@ -41,7 +41,7 @@ def same_output(afar: Afar, program: Sequence[str], local: str, stdin: bytes = b
 
 
 def sqlite(afar: Afar) -> None:
-    rows = 400_000
+    rows = 200_000
     script = f"""
         PRAGMA journal_mode=off; PRAGMA temp_store=memory; PRAGMA cache_size=-400000;
         CREATE TABLE item(id INTEGER PRIMARY KEY, owner INTEGER, price INTEGER, name TEXT);
@@ -61,26 +61,26 @@ def sqlite(afar: Afar) -> None:
         SELECT price, count(*) FROM item GROUP BY price ORDER BY 2 DESC, 1 LIMIT 100;
         PRAGMA integrity_check;
     """
-    same_output(afar, ["sqlite3", ":memory:"], "16M", script.encode())
+    same_output(afar, ["sqlite3", ":memory:"], "8M", script.encode())
 
 
 def sort(afar: Afar) -> None:
     numbers = random.Random(seed())
-    text = b"\n".join(b"%020d line %d" % (numbers.getrandbits(60), i) for i in range(800_000))
+    text = b"\n".join(b"%020d line %d" % (numbers.getrandbits(60), i) for i in range(400_000))
     with folder() as at:
         (at / "lines").write_bytes(text)
-        same_output(afar, ["sort", "--parallel=4", "-S", "200M", str(at / "lines")], "40M",
+        same_output(afar, ["sort", "--parallel=4", "-S", "100M", str(at / "lines")], "14M",
                     environment={"LC_ALL": "C"})
 
 
 PYTHON_DICT = """
 import hashlib
 d = {}
-for i in range(400_000):
+for i in range(150_000):
     d[f"key {i * 7919 % 1_000_003}"] = (i, str(i) * 3)
 for i in range(0, 1_000_003, 3):
     d.pop(f"key {i}", None)
-d.update({i: [i, i + 1] for i in range(200_000)})
+d.update({i: [i, i + 1] for i in range(80_000)})
 h = hashlib.sha256()
 for key in sorted(d, key=str):
     h.update(repr((key, d[key])).encode())
@@ -91,10 +91,10 @@ PYTHON_NUMPY = """
 import hashlib
 import os
 import numpy
-a = numpy.arange(6_000_000, dtype=numpy.float64)
+a = numpy.arange(2_000_000, dtype=numpy.float64)
 b = (a * 7919.0) % 10_007.0
 order = numpy.argsort(b, kind="stable")
-c = a[order].reshape(2000, 3000)
+c = a[order].reshape(1000, 2000)
 print(hashlib.sha256(c.tobytes()).hexdigest(), float(c.sum()), float((c.T[:100] * 2).sum()))
 child = os.fork()
 if child == 0:
@@ -107,25 +107,25 @@ print(hashlib.sha256(c.tobytes()).hexdigest())
 
 
 def python_dict(afar: Afar) -> None:
-    same_output(afar, ["/usr/bin/python3", "-c", PYTHON_DICT], "40M", environment={"PYTHONHASHSEED": "0"})
+    same_output(afar, ["/usr/bin/python3", "-c", PYTHON_DICT], "18M", environment={"PYTHONHASHSEED": "0"})
 
 
 def python_numpy(afar: Afar) -> None:
-    same_output(afar, ["/usr/bin/python3", "-c", PYTHON_NUMPY], "64M")
+    same_output(afar, ["/usr/bin/python3", "-c", PYTHON_NUMPY], "28M")
 
 
 def gcc(afar: Afar) -> None:
     functions = "".join(
         f"int f{i}(int a, int b) {{ int c = a * {i} + b; for (int i = 0; i < b; i++) "
         f"c ^= (c << {i % 13 + 1}) + a / (i + {i + 1}); if (c % 3) c += f{max(i - 1, 0)}(a - 1, b / 2);"
-        f" return c; }}\n" for i in range(1, 3000))
+        f" return c; }}\n" for i in range(1, 800))
     source = "int f0(int a, int b) { return a + b; }\n" + functions
     same_output(afar, ["gcc", "-O1", "-S", "-x", "c", "-", "-o", "-"], "24M", source.encode())
 
 
 PERL = r"""
 my %h; my @a;
-for my $i (0 .. 350_000) { my $k = "key " . ($i * 7919 % 1000003); $h{$k} = "value $i" x 2; push @a, $k; }
+for my $i (0 .. 120_000) { my $k = "key " . ($i * 7919 % 1000003); $h{$k} = "value $i" x 2; push @a, $k; }
 my $sum = 0;
 for my $k (sort keys %h) { $sum = ($sum * 31 + length($h{$k}) + ord(substr($k, -1))) % 1000000007; }
 for my $i (reverse 0 .. $#a) { delete $h{$a[$i]} if $i % 2; }
@@ -134,9 +134,9 @@ print scalar(keys %h), " $sum ", join(",", (sort { $a cmp $b } keys %h)[0 .. 20]
 
 AWK = r"""
 BEGIN {
-    for (i = 0; i < 500000; i++) { k = "key " (i * 7919 % 1000003); t[k] = i; n++ }
+    for (i = 0; i < 200000; i++) { k = "key " (i * 7919 % 1000003); t[k] = i; n++ }
     for (k in t) { s = (s + t[k] * length(k)) % 1000000007 }
-    for (i = 0; i < 500000; i += 2) delete t["key " (i * 7919 % 1000003)]
+    for (i = 0; i < 200000; i += 2) delete t["key " (i * 7919 % 1000003)]
     for (k in t) m++
     print n, m, s
 }
@@ -144,19 +144,19 @@ BEGIN {
 
 
 def perl(afar: Afar) -> None:
-    same_output(afar, ["perl", "-e", PERL], "30M", environment={"PERL_HASH_SEED": "0"})
+    same_output(afar, ["perl", "-e", PERL], "12M", environment={"PERL_HASH_SEED": "0"})
 
 
 def awk(afar: Afar) -> None:
-    same_output(afar, ["awk", AWK], "16M")
+    same_output(afar, ["awk", AWK], "6M")
 
 
 def stress_ng(afar: Afar) -> None:
     """stress-ng's memory stressors check every byte that they wrote."""
     with folder() as at:
-        far = afar.run(["stress-ng", "--vm", "2", "--vm-bytes", "96M", "--vm-method", "incdec",
-                        "--vm-ops", "40", "--verify", "--temp-path", str(at), "--no-rand-seed"],
-                       "48M", at / "statistics")
+        far = afar.run(["stress-ng", "--vm", "2", "--vm-bytes", "48M", "--vm-method", "incdec",
+                        "--vm-ops", "20", "--verify", "--temp-path", str(at), "--no-rand-seed"],
+                       "24M", at / "statistics")
         if far.returncode != 0:
             fail(f"status {far.returncode}: {far.stderr.decode()[-2000:]}")
         if far_faults(at / "statistics") == 0:
@@ -246,9 +246,9 @@ def check_values(redis: Redis, keys: int, generation: int) -> None:
 
 
 def redis_server(afar: Afar) -> None:
-    keys = 60_000
+    keys = 30_000
     with folder() as at:
-        server = start_redis(afar.command(["redis-server"], "20M", at / "statistics"), at)
+        server = start_redis(afar.command(["redis-server"], "12M", at / "statistics"), at)
         try:
             redis = Redis(connect(at / "redis", server))
             snapshot_under_load(redis, keys)
