@@ -8,9 +8,12 @@
  *       └───────────────────────────────── slab given back ◄──────────────────────────┘
  *
  *   A piece that the pool is asked for stays CLOSED in the table, so nothing is claimed from it
- *   (R3); `asked` is a bit of ours. One spare piece is kept open, so that PIECE_MORE seldom waits
- *   for a node; two empty pieces are one too many, and the second goes back to its node: far
- *   memory that the program freed is free for others.
+ *   (R3). Direct pieces are asked for as such. Where the data is staged, a probe is written to the
+ *   piece's first page: when it is acknowledged all copies have room, and the page, which then
+ *   holds something, keeps the piece mapped. The first piece decides which of the two a run is:
+ *   direct if a node of this host has room for it. One spare piece is kept open, so that PIECE_MORE
+ * seldom waits for a node; two empty pieces are one too many, and the second goes back to its node:
+ * far memory that the program freed is free for others.
  */
 #include "run/supervisor.h"
 
@@ -37,6 +40,37 @@ uint64_t run_pieces_free_slots(const struct supervisor *run)
 	return open > taken ? open - taken : 0;
 }
 
+static uint64_t first_page(const struct supervisor *run, uint32_t piece)
+{
+	return (uint64_t)piece * run->slots.piece_slots;
+}
+
+static int probe(struct supervisor *run, uint32_t piece)
+{
+	static unsigned char zeros[POOL_PAGE_BYTES]; /* only read */
+	struct volume_io io = {
+		.op = VOLUME_WRITE,
+		.page = first_page(run, piece),
+		.buf = zeros,
+		.token = run_probe_token(piece),
+	};
+
+	return volume_submit(run->volume, &io, 1) == 1 ? 0 : -EAGAIN;
+}
+
+/* Asks the pool for a piece, the way that this run's data goes. */
+static int ask(struct supervisor *run, uint32_t piece)
+{
+	int err = run->staged ? -ENOTSUP : volume_piece_open(run->volume, piece);
+
+	if (err == -ENOTSUP && !run->direct) {
+		run->staged = true;
+		err = probe(run, piece);
+	}
+	run->pieces.opening += err == 0;
+	return err;
+}
+
 /* Asks the pool for one more closed piece; false if there is none, or no room for it. */
 static bool open_another(struct supervisor *run)
 {
@@ -51,10 +85,7 @@ static bool open_another(struct supervisor *run)
 		if (piece_state_of(run, piece) != PIECE_CLOSED)
 			continue;
 		pieces->cursor = (piece + 1) % count;
-		if (volume_piece_open(run->volume, piece))
-			return false;
-		pieces->opening++;
-		return true;
+		return ask(run, piece) == 0;
 	}
 	return false;
 }
@@ -78,60 +109,74 @@ void run_pieces_want(struct supervisor *run, uint32_t slots)
 
 int run_pieces_first(struct supervisor *run)
 {
-	int err = volume_piece_open(run->volume, 0);
-
-	if (err)
-		return err;
-	run->pieces.opening = 1;
 	run->pieces.cursor = 1;
-	return 0;
+	return ask(run, 0);
 }
 
-/* A mapped piece joins the table if its data can go the way that this run's data goes. */
+/* A mapped piece joins the table. */
 static int admit(struct supervisor *run, uint32_t piece)
 {
 	struct volume_piece_direct direct = {.piece_epoch = 1};
-	uint64_t open = atomic_load(&run->slots.header->open);
 
-	if (run->options->replicas == 1 && (run->direct || open == 0)) {
+	if (!run->staged) {
 		int err = volume_piece_direct(run->volume, piece, true, &direct);
 
-		/* The first piece decides: what nodes of this host hold is copied by the pagers
-		 * themselves. A later piece that cannot be goes back. */
-		if (err && run->direct)
+		if (err)
 			return err;
-		run->direct = err == 0;
+		run->direct = true;
 	}
 	slots_piece_open(&run->slots, piece, direct.piece_epoch);
 	return 0;
 }
 
+static void piece_lost(struct supervisor *run, uint32_t piece)
+{
+	slots_piece_set(&run->slots, piece, PIECE_LOST);
+	supervisor_fail(
+		run, RUN_EXIT_LOST,
+		"volume %s: the last copy of piece %" PRIu32
+		" is gone: its node died or left. Use --protect replicas=2 to survive that.",
+		volume_name(run->volume), piece);
+}
+
+static void give_back(struct supervisor *run, uint32_t piece)
+{
+	if (run->direct)
+		volume_piece_free(run->volume, piece);
+	else
+		volume_discard(run->volume, first_page(run, piece), run->slots.piece_slots);
+}
+
+static void piece_refused(struct supervisor *run, uint32_t piece, int status)
+{
+	run->pieces.refused = true;
+	run->pieces.retry_ns = env_now_ns(run->env) + RETRY_NS;
+	log_info(run->log, "piece_refused", "piece=%" PRIu32 " reason=%s", piece,
+		 afar_strerror(status));
+}
+
+void run_pieces_answer(struct supervisor *run, uint32_t piece, int status)
+{
+	run->pieces.opening--;
+	if (status == 0 && (status = admit(run, piece)) != 0)
+		give_back(run, piece);
+	if (status && !run->direct && !run->staged) {
+		/* No node of this host has room: perhaps one elsewhere. */
+		run->staged = true;
+		if (ask(run, piece) == 0)
+			return;
+	}
+	if (status)
+		piece_refused(run, piece, status);
+	sessions_pieces_changed(run);
+}
+
 void run_pieces_event(struct supervisor *run, uint32_t piece, int status)
 {
-	struct pieces *pieces = &run->pieces;
-	bool asked = piece_state_of(run, piece) == PIECE_CLOSED;
-
-	if (asked && pieces->opening > 0)
-		pieces->opening--;
-	if (status == AFAR_ELOST) {
-		slots_piece_set(&run->slots, piece, PIECE_LOST);
-		supervisor_fail(
-			run, RUN_EXIT_LOST,
-			"volume %s: the last copy of piece %" PRIu32
-			" is gone: its node died or left. Use --protect replicas=2 to survive "
-			"that.",
-			volume_name(run->volume), piece);
-		return;
-	}
-	if (asked && status == 0 && (status = admit(run, piece)) != 0)
-		volume_piece_free(run->volume, piece);
-	if (asked && status) {
-		pieces->refused = true;
-		pieces->retry_ns = env_now_ns(run->env) + RETRY_NS;
-		log_info(run->log, "piece_refused", "piece=%" PRIu32 " reason=%s", piece,
-			 afar_strerror(status));
-	}
-	sessions_pieces_changed(run);
+	if (status == AFAR_ELOST && piece_state_of(run, piece) != PIECE_CLOSED)
+		piece_lost(run, piece);
+	else if (!run->staged && piece_state_of(run, piece) == PIECE_CLOSED && run->pieces.opening)
+		run_pieces_answer(run, piece, status);
 }
 
 /* The second empty piece goes back. */
@@ -147,7 +192,7 @@ static void close_spare(struct supervisor *run)
 			continue;
 		/* Pagers let go of their mappings of it before it can be opened again: they
 		 * compare epochs, and the next opening has a new one. */
-		volume_piece_free(run->volume, piece);
+		give_back(run, piece);
 		slots_piece_set(&run->slots, piece, PIECE_CLOSED);
 		sessions_nudge(run);
 		return; /* one a tick: slowly is soon enough */

@@ -93,7 +93,10 @@ static void on_pool_event(struct supervisor *run, const struct pool_event *event
 {
 	switch (event->kind) {
 	case VOLUME_DONE:
-		session_io_done(event->token, event->status);
+		if (event->token & 1)
+			run_pieces_answer(run, (uint32_t)(event->token >> 1), event->status);
+		else
+			session_io_done(event->token, event->status);
 		break;
 	case VOLUME_READY:
 		run->volume_ready = true;

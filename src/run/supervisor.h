@@ -61,8 +61,9 @@ struct supervisor {
 	struct cluster *cluster;
 	struct pool *pool;
 	struct volume *volume;
-	bool volume_ready, direct;
-	int volume_error; /* why there is none */
+	bool volume_ready;
+	bool direct, staged; /* neither until the first piece decides */
+	int volume_error;    /* why there is none */
 
 	struct slots slots;
 	void *slots_memory;
@@ -113,8 +114,16 @@ void session_nudge(struct session *session);
 bool session_of_process(struct supervisor *run, pid_t pid);
 
 /* pieces.c */
+/* Tokens of probes are odd; those of sessions are addresses, and even. */
+static inline uint64_t run_probe_token(uint32_t piece)
+{
+	return (uint64_t)piece << 1 | 1;
+}
 int run_pieces_first(struct supervisor *run);
 void run_pieces_want(struct supervisor *run, uint32_t slots);
+/* The pool's answer to a piece that was asked for: 0: it is mapped. */
+void run_pieces_answer(struct supervisor *run, uint32_t piece, int status);
+/* VOLUME_PIECE of the pool. */
 void run_pieces_event(struct supervisor *run, uint32_t piece, int status);
 void run_pieces_tick(struct supervisor *run);
 uint64_t run_pieces_free_slots(const struct supervisor *run);
