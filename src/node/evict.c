@@ -225,7 +225,7 @@ static void notice(struct node *node, struct evict_candidate *candidate)
 	};
 
 	candidate->noticed = true;
-	slab->noticed = request_send(node, slab->volume->peer, &message, NODE_EVICT_NOTICE);
+	slab->noticed = request_send(node, slab->volume->peer, &message, NODE_EVICT_NOTICE) == 0;
 }
 
 /* Those who got a notice and have neither answered nor gone. */

@@ -19,13 +19,13 @@
 #include <inttypes.h>
 #include <string.h>
 
-bool request_send(struct node *node, struct fabric_peer *peer, struct node_message *message,
-		  enum node_message_kind kind)
+int request_send(struct node *node, struct fabric_peer *peer, struct node_message *message,
+		 enum node_message_kind kind)
 {
 	message->head.magic = NODE_PROTOCOL_MAGIC;
 	message->head.version = NODE_PROTOCOL_VERSION;
 	message->head.kind = (uint16_t)kind;
-	return fabric_send(peer, message, node_message_bytes(message->head.kind)) == 0;
+	return fabric_send(peer, message, node_message_bytes(message->head.kind));
 }
 
 /*
@@ -36,7 +36,8 @@ static void answer(struct node *node, struct fabric_peer *peer, struct node_mess
 		   enum node_message_kind kind, int status)
 {
 	message->head.status = status;
-	if (!request_send(node, peer, message, kind))
+	/* Of a peer that is gone FABRIC_DOWN will tell. */
+	if (request_send(node, peer, message, kind) == -EAGAIN)
 		node_condemn(node, peer, "takes no answers");
 }
 

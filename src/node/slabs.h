@@ -179,8 +179,8 @@ void request_receive(struct node *node, struct fabric_peer *peer, const void *by
 unsigned requests_retry(struct node *node, int64_t now_ns);
 void requests_forget(struct node *node, struct fabric_peer *peer);
 /* Sends; a peer that takes nothing is no reason to stop. False: it was not sent. */
-bool request_send(struct node *node, struct fabric_peer *peer, struct node_message *message,
-		  enum node_message_kind kind);
+int request_send(struct node *node, struct fabric_peer *peer, struct node_message *message,
+		 enum node_message_kind kind);
 
 /* ---- node.c ---- */
 

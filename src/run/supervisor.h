@@ -137,7 +137,7 @@ void budget_share(struct supervisor *run);
 unsigned tree_each(void (*each)(void *context, pid_t pid), void *context);
 /* Anonymous memory of a process that is in RAM, in bytes; 0 if it is gone. */
 uint64_t tree_anonymous_bytes(pid_t pid);
-/* Kills every descendant but `spared` and reaps them. */
+/* Kills every descendant but `spared`. They are reaped by whoever waits for children. */
 void tree_kill(pid_t spared);
 
 /* program.c */

@@ -14,7 +14,6 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #define PROCESSES_MAX 65536u
@@ -149,8 +148,6 @@ void tree_kill(pid_t spared)
 		tree_each(kill_one, &killing);
 		if (killing.killed == 0)
 			return;
-		while (waitpid(-1, NULL, WNOHANG) > 0)
-			;
 		usleep(1000); /* the kernel needs a moment to take a large process apart */
 	}
 }
