@@ -203,6 +203,15 @@ static void fields_out_of_range_are_refused_under_a_right_checksum(void **state)
 	assert_int_equal(record_decode_lease(&lease, sizeof(lease), &lease_out), -EPROTO);
 }
 
+static void another_version_is_told_apart_from_damage(void **state)
+{
+	struct record_member member = a_member();
+	struct record_member out;
+
+	member.head.version++;
+	assert_int_equal(record_decode_member(&member, sizeof(member), &out), AFAR_EVERSION);
+}
+
 static void a_volume_whose_count_lies_is_refused(void **state)
 {
 	static const uint32_t counts[] = {0,
@@ -256,6 +265,7 @@ int main(void)
 		cmocka_unit_test(a_volume_comes_back_with_its_map),
 		cmocka_unit_test(every_changed_bit_and_every_cut_is_noticed),
 		cmocka_unit_test(fields_out_of_range_are_refused_under_a_right_checksum),
+		cmocka_unit_test(another_version_is_told_apart_from_damage),
 		cmocka_unit_test(a_volume_whose_count_lies_is_refused),
 		cmocka_unit_test(random_bytes_are_never_a_record),
 	};

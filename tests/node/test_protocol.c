@@ -50,7 +50,8 @@ static int decode(const struct node_message *message, uint32_t len_bytes, struct
 
 static void each_kind_comes_back_with_zeros_behind_it(void **state)
 {
-	for (uint16_t kind = NODE_QUERY; kind < NODE_MESSAGE_KINDS; kind++) {
+	for (unsigned n = NODE_QUERY; n < NODE_MESSAGE_KINDS; n++) {
+		uint16_t kind = (uint16_t)n;
 		const struct node_message message = of_kind(kind);
 		const unsigned char zeros[sizeof(message)] = {0};
 		struct node_message out;
@@ -66,7 +67,8 @@ static void each_kind_comes_back_with_zeros_behind_it(void **state)
 
 static void any_other_length_is_refused(void **state)
 {
-	for (uint16_t kind = NODE_QUERY; kind < NODE_MESSAGE_KINDS; kind++) {
+	for (unsigned n = NODE_QUERY; n < NODE_MESSAGE_KINDS; n++) {
+		uint16_t kind = (uint16_t)n;
 		const struct node_message message = of_kind(kind);
 		struct node_message out;
 
