@@ -119,6 +119,32 @@ static void grow_in_place(struct pager *pager, uintptr_t address, size_t before,
 		ranges_set(pager, address + before, address + after, flags, 0);
 }
 
+/*
+ * A moved mapping is watched no more (there is no EVENT_REMAP), and the kernel says so of the
+ * whole of what it merged it with. Mappings of which one is inherited and one is not are never
+ * merged: so the one that moves is, until it is registered again.
+ */
+void pager_before_move(struct pager *pager, uintptr_t from, size_t from_len)
+{
+	if (pager->active)
+		kernel_madvise(from, from_len, MADV_DOFORK);
+}
+
+/* What is managed of it is not inherited again. */
+static void keep_from_children(struct pager *pager, uintptr_t start, uintptr_t end)
+{
+	const struct range *range = ranges_first(pager, start);
+
+	for (; range && range->start < end; range = ranges_first(pager, start)) {
+		uintptr_t first = range->start > start ? range->start : start;
+
+		start = range->end < end ? range->end : end;
+		kernel_madvise(first, start - first, MADV_DONTFORK);
+		if (start == end)
+			break;
+	}
+}
+
 void pager_move(struct pager *pager, uintptr_t from, size_t from_len, uintptr_t to, size_t to_len)
 {
 	const struct range *range = ranges_find(pager, from);
@@ -128,6 +154,8 @@ void pager_move(struct pager *pager, uintptr_t from, size_t from_len, uintptr_t 
 	if (from_len > to_len)
 		pager_release(pager, from + to_len, from_len - to_len);
 	if (from == to) {
+		if (pager->active)
+			keep_from_children(pager, from, from + from_len);
 		grow_in_place(pager, from, from_len, to_len);
 		return;
 	}

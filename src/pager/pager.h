@@ -131,10 +131,17 @@ void pager_discard(struct pager *pager, uintptr_t address, size_t len);
 /* The range is unmapped or replaced; call it BEFORE the system call. */
 void pager_release(struct pager *pager, uintptr_t address, size_t len);
 /*
- * mremap moved [from, from + from_len) to [to, to + to_len): call it AFTER the system call
- * succeeded, under the lock that was held over it. In place growth or shrinking: from == to. What
- * lay at `to` was released before, and what a shrinking mremap cuts off too.
+ * Around an mremap that may move, under one lock:
+ *
+ *   pager_before_move() BEFORE it. The kernel lets the moved mapping become one with a neighbour
+ *   that is watched as well, and then forgets that both were; this keeps them apart.
+ *   pager_move() AFTER it: what was [from, from + from_len) is [to, to + to_len) now. In place
+ *   growth or shrinking: from == to. It failed: from == to and from_len == to_len.
+ *
+ * What lay at `to` was released before, and what a shrinking mremap cuts off too. There is no
+ * MREMAP_DONTUNMAP.
  */
+void pager_before_move(struct pager *pager, uintptr_t from, size_t from_len);
 void pager_move(struct pager *pager, uintptr_t from, size_t from_len, uintptr_t to, size_t to_len);
 /* Protection changed: unreadable pages are pinned once resident; call BEFORE taking PROT_READ away
  * and AFTER giving it. */

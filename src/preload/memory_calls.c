@@ -201,8 +201,11 @@ static long remap_managed(const struct remapping *re, bool *locked)
 		pager_release(preload.pager, re->from + to_len, from_len - to_len);
 		forget(re->from + to_len, from_len - to_len);
 	}
+	pager_before_move(preload.pager, re->from, from_len);
 	result = kernel_remap(re);
-	if (!kernel_failed(result)) {
+	if (kernel_failed(result)) {
+		pager_move(preload.pager, re->from, from_len, re->from, from_len);
+	} else {
 		pager_move(preload.pager, re->from, from_len, (uintptr_t)result, to_len);
 		marks_move(&preload.marks, re->from, from_len, (uintptr_t)result, to_len);
 	}

@@ -119,6 +119,7 @@ void *program_move(struct program *program, void *from, size_t from_len, size_t 
 	void *to;
 
 	pager_lock(program->pager, &guard);
+	pager_before_move(program->pager, (uintptr_t)from, from_len);
 	if (move) {
 		/* A free place, so that the kernel does not find that it can stay. */
 		to = mmap(NULL, to_len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

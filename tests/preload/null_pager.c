@@ -202,6 +202,11 @@ void pager_release(struct pager *pager, uintptr_t address, size_t len)
 	pager->released++;
 }
 
+void pager_before_move(struct pager *pager, uintptr_t from, size_t from_len)
+{
+	require(pager, from, from_len);
+}
+
 void pager_move(struct pager *pager, uintptr_t from, size_t from_len, uintptr_t to, size_t to_len)
 {
 	bool tail = from_len > 0 && pager_managed(pager, from + from_len - PAGE, PAGE) > 0;
