@@ -4,6 +4,7 @@
 #include "bed.h"
 
 #include "base/bits.h"
+#include "pool/volume.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -132,6 +133,14 @@ static const struct env_ops bed_env_ops = {
 	.lock = real_lock,
 	.unlock = real_unlock,
 };
+
+void client_cut(struct bed_client *client, unsigned node)
+{
+	struct fabric_peer *peer = client->pool->nodes[node]->peer;
+
+	assert_non_null(peer);
+	fabric_disconnect(peer);
+}
 
 void client_skip(struct bed_client *client, int64_t ns)
 {

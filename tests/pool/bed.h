@@ -100,6 +100,8 @@ bool bed_node_has(const struct bed_node *node, uint64_t number);
 void bed_pump(struct bed *bed);
 /* Pumps until nothing is under way: for `rounds` turns no event comes. */
 void bed_settle(struct bed *bed);
+/* Ends a client's connection to a node, in a list bed; both live on. */
+void client_cut(struct bed_client *client, unsigned node);
 /* Sets a client's clock forward. */
 void client_skip(struct bed_client *client, int64_t ns);
 
