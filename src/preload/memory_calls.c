@@ -446,11 +446,16 @@ long memory_unlock(uintptr_t address, size_t len)
 	return 0;
 }
 
+/*
+ * Everything there is includes the pager's table, far larger than the machine and hardly touched:
+ * so pages are locked as they are touched, instead of being touched at once.
+ */
 long memory_lock_all(int flags)
 {
 	uintptr_t end = EVERYWHERE_START + EVERYWHERE_LEN;
 	bool pinned = preload.pager && (flags & MCL_CURRENT) && pin(EVERYWHERE_START, end);
-	long result = kernel_call1(SYS_mlockall, flags);
+	bool lazy = preload.pager && (flags & (MCL_CURRENT | MCL_FUTURE));
+	long result = kernel_call1(SYS_mlockall, lazy ? flags | MCL_ONFAULT : flags);
 
 	if (pinned)
 		result = settle_lock(EVERYWHERE_START, end, result);

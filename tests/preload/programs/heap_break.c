@@ -6,7 +6,7 @@
 int main(int argc, char **argv)
 {
 	size_t len = program_bytes(argc, argv) & ~(PAGE - 1);
-	size_t step = 33 * PAGE + 128, used = 0;
+	size_t step = 33 * PAGE + 128, used = 0, written = 0;
 	char *start = sbrk(0);
 	char *aligned = (char *)(((uintptr_t)start + PAGE - 1) & ~(PAGE - 1));
 
@@ -17,7 +17,8 @@ int main(int argc, char **argv)
 		check(sbrk((intptr_t)step) == aligned + used);
 		check(is_zero(aligned + used, step & ~(size_t)7));
 		used += step;
-		pattern_write(aligned, used & ~(PAGE - 1), 1);
+		for (; written < used / PAGE; written++)
+			pattern_write_page(aligned, 1, written);
 	}
 	check(pattern_is(aligned, used & ~(PAGE - 1), 1));
 	/* Down to half and up again: the upper half is new and empty. */
