@@ -10,6 +10,7 @@
  *
  *   Pages hold words that no compressor can guess and no page is zero. Prints `name value` lines.
  */
+#include <assert.h>
 #include <inttypes.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -74,6 +75,7 @@ static void random_accesses(size_t pages, double seconds)
 	uint64_t *memory = map_pages(pages);
 	uint64_t done = 0;
 
+	assert(pages > 0);
 	fill(memory, pages);
 	/* A pass that is not measured: what is resident then is chosen by the paging, not by us. */
 	for (size_t i = 0; i < pages; i++)
@@ -121,6 +123,7 @@ static size_t sample_faults(uint64_t *memory, size_t first, size_t pages, size_t
 {
 	size_t n = 0;
 
+	assert(pages > 0);
 	for (size_t i = 0; i < touches && n < SAMPLES_MAX; i++) {
 		size_t page = first + next_random() % pages;
 		int64_t begin_ns = now_ns();
@@ -137,6 +140,8 @@ static size_t sample_faults(uint64_t *memory, size_t first, size_t pages, size_t
 static void fault_latency(size_t pages)
 {
 	size_t half = pages / 2;
+
+	assert(half > 0);
 	uint64_t *far = map_pages(pages);
 	uint64_t *room = map_pages(half);
 

@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 #define PROCESSES_MAX 65536u
-#define KILL_ROUNDS   1000u
+#define KILL_ROUNDS   20000u /* the kernel needs a while to take a large process apart */
 
 struct process {
 	pid_t pid, parent;
@@ -148,6 +148,5 @@ void tree_kill(pid_t spared)
 		tree_each(kill_one, &killing);
 		if (killing.killed == 0)
 			return;
-		usleep(1000); /* the kernel needs a moment to take a large process apart */
 	}
 }

@@ -15,9 +15,9 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define DONOR_ID_BASE   1000u
-#define MACHINE_BYTES   (UINT64_C(1) << 30)
-#define HEADROOM_BYTES  (UINT64_C(1) << 28)
+#define DONOR_ID_BASE  1000u
+#define MACHINE_BYTES  (UINT64_C(1) << 30)
+#define HEADROOM_BYTES (UINT64_C(1) << 28)
 
 static uint64_t slab_bytes_of(const struct sim_donor *donor)
 {

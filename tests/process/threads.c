@@ -47,8 +47,8 @@ static void verify(const struct work *work, size_t page)
 	for (size_t word = 0; word < PAGE_WORDS; word++) {
 		if (at[word] == word_of(page, work->generation[page], word))
 			continue;
-		fprintf(stderr, "page %zu word %zu: %" PRIx64 " is not of generation %u\n", page, word,
-			at[word], work->generation[page]);
+		fprintf(stderr, "page %zu word %zu: %" PRIx64 " is not of generation %u\n", page,
+			word, at[word], work->generation[page]);
 		abort();
 	}
 }
