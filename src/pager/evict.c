@@ -29,6 +29,7 @@
 #define STORE_FAILURES_MAX 8u  /* in a row */
 #define EAGAIN_MAX         100u
 #define MOVE_DONTWAKE      1u
+#define MUTANT_PAUSE_NS    INT64_C(100000)
 
 enum lifted { LIFTED, LIFTED_IN_PLACE, LIFTED_BUSY, LIFTED_GONE };
 
@@ -226,6 +227,9 @@ static bool evict_resident(struct pager *pager, uint32_t frame, uint64_t page, e
 /* What was lifted in place is dropped: its bytes are elsewhere. */
 static void drop_in_place(struct pager *pager, const uint64_t *pages, unsigned n)
 {
+	/* Without protection, time for a write that the test then misses. */
+	if (n > 0 && pager->options.mutations & PAGER_MUTATE_PROTECT)
+		kernel_poll(NULL, 0, MUTANT_PAUSE_NS);
 	for (unsigned i = 0; i < n; i++)
 		kernel_madvise(address_of(pages[i]), KERNEL_PAGE_BYTES, MADV_DONTNEED);
 }

@@ -34,6 +34,7 @@
 #define SPIN_NS         INT64_C(50000)
 #define MOVE_IOCTL      (UINT64_C(1) << 0x05)
 #define DIRECTORY_LINKS 2u
+#define STAT_BYTES      1024u
 
 enum started { STARTED_NOT_YET = 0, STARTED_READY, STARTED_FAILED };
 
@@ -254,13 +255,26 @@ static void work_locked(struct pager *pager, bool from_supervisor)
 	}
 }
 
+/* The number behind the last space of the text: of /proc/self/stat the exit code. */
+static unsigned last_number(const char *text, long len)
+{
+	unsigned number = 0;
+	long i = len;
+
+	while (i > 0 && text[i - 1] != ' ')
+		i--;
+	for (; i < len && text[i] >= '0' && text[i] <= '9'; i++)
+		number = number * 10 + (unsigned)(text[i] - '0');
+	return number;
+}
+
 /*
  * The program's last thread has left, by a raw exit that ends threads and not processes: then we
- * leave too, and the process ends with the status of its first thread.
+ * leave too, with the status of its first thread, which is the process's.
  */
 static void leave_if_alone(struct pager *pager)
 {
-	char text[256];
+	char text[STAT_BYTES];
 	struct stat stat;
 	long len;
 	long i;
@@ -276,7 +290,7 @@ static void leave_if_alone(struct pager *pager)
 	for (i = len - 1; i >= 0 && text[i] != ')'; i--)
 		;
 	if (i >= 0 && i + 2 < len && text[i + 2] == 'Z')
-		kernel_exit_thread(0);
+		kernel_exit_thread((int)(last_number(text, len) >> 8 & 0xff));
 }
 
 /* Looks for faults for a moment before going to sleep. True: there is one. */

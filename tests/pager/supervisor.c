@@ -235,9 +235,12 @@ static void end_client(struct world *world, unsigned session)
 	struct client *client = &world->client[session];
 
 	close(client->socket);
-	if (client->uffd >= 0)
+	client->socket = -1;
+	/* A process may outlive its connection: until it is gone, far pages must not read as zeros. */
+	if (client->uffd >= 0 && !world->supervisor->control->end_who_waits) {
 		close(client->uffd);
-	client->socket = client->uffd = -1;
+		client->uffd = -1;
+	}
 	drop_all(world->supervisor, session);
 	world->supervisor->control->sessions_ended++;
 }
