@@ -6,6 +6,7 @@
 #include "afar/error.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 /* Without a key both ends prove that they have none: the same code, and no way around it. */
@@ -59,7 +60,8 @@ static int prove(const struct hello *hello, const struct hello_self *self, enum 
 		(void)secret_set(&none, no_key, sizeof(no_key));
 		secret = &none;
 	}
-	strcpy(transcript.role, role == HELLO_CONNECTOR ? "connector" : "acceptor");
+	snprintf(transcript.role, sizeof(transcript.role), "%s",
+		 role == HELLO_CONNECTOR ? "connector" : "acceptor");
 	return hmac_sha256(secret, &transcript, sizeof(transcript), mac);
 }
 

@@ -39,7 +39,7 @@ static int parse(const char *address, struct sockaddr_un *un)
 	un->sun_family = AF_UNIX;
 	if (path[0] != '/' || strlen(path) >= sizeof(un->sun_path))
 		return -EINVAL;
-	strcpy(un->sun_path, path);
+	memcpy(un->sun_path, path, strlen(path) + 1);
 	return 0;
 }
 
@@ -85,7 +85,7 @@ static int bind_and_listen(int fd, const struct sockaddr_un *un)
 	int lock_fd;
 	int err;
 
-	strcpy(directory, un->sun_path);
+	memcpy(directory, un->sun_path, sizeof(directory));
 	*(strrchr(directory, '/') + 1) = 0;
 	lock_fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (lock_fd < 0 || flock(lock_fd, LOCK_EX)) {
@@ -131,7 +131,7 @@ static int shm_listen(struct transport *transport, const char *address, char *ac
 		close(fd);
 		return err;
 	}
-	strcpy(listener->path, un.sun_path);
+	memcpy(listener->path, un.sun_path, sizeof(un.sun_path));
 	listener->device = stat.st_dev;
 	listener->inode = stat.st_ino;
 	shm->listener_count++;
@@ -231,7 +231,7 @@ static int shm_connect(struct transport *transport, const char *address, struct 
 		close(fd);
 		return err;
 	}
-	strcpy(self->address, address);
+	snprintf(self->address, sizeof(self->address), "%s", address);
 	if (connected == 0)
 		shm_peer_connected(self);
 	*peer = &self->peer;
@@ -439,7 +439,7 @@ int transport_shm_open(struct fabric *fabric, struct transport **transport)
 		.operations_max = fabric_options_of(fabric)->operations_max,
 		.transport = HELLO_TRANSPORT_SHM,
 	};
-	strcpy(shm->self.boot_id, fabric_boot_id(fabric));
+	memcpy(shm->self.boot_id, fabric_boot_id(fabric), FABRIC_BOOT_ID_BYTES);
 	*transport = &shm->transport;
 	return 0;
 }

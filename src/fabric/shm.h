@@ -59,7 +59,7 @@
 #define SHM_EXPORTS_MAX   4096u /* of one side */
 #define SHM_PENDING_MAX   128u
 #define SHM_LISTENERS_MAX 16u
-#define SHM_SOCKETS_NS    (1000 * 1000)         /* a busy thread looks at its sockets this often */
+#define SHM_SOCKETS_NS    INT64_C(1000000)      /* a busy thread looks at its sockets this often */
 #define SHM_PACKETS_MAX   (2 * SHM_EXPORTS_MAX) /* taken from a socket at one look */
 #define SHM_RING_MAX      (64u << 20)
 

@@ -96,7 +96,7 @@ static void set_options(const struct tcp *tcp, int fd)
 /* The address that others use for this listener. */
 static void tell_actual(int fd, const struct uri_host *asked, char *actual)
 {
-	struct sockaddr_storage bound;
+	struct sockaddr_storage bound = {0};
 	socklen_t len_bytes = sizeof(bound);
 	struct uri_host host = *asked;
 	char text[URI_HOST_BYTES + 16] = "";
@@ -530,7 +530,7 @@ int transport_tcp_open(struct fabric *fabric, struct transport **transport)
 		.operations_max = fabric_options_of(fabric)->operations_max,
 		.transport = HELLO_TRANSPORT_TCP,
 	};
-	strcpy(tcp->self.boot_id, fabric_boot_id(fabric));
+	memcpy(tcp->self.boot_id, fabric_boot_id(fabric), FABRIC_BOOT_ID_BYTES);
 	*transport = &tcp->transport;
 	return 0;
 }

@@ -5,6 +5,7 @@
 
 #include "afar/error.h"
 #include "base/base.h"
+#include "base/bits.h"
 #include "base/env.h"
 #include "base/log.h"
 
@@ -87,25 +88,24 @@ static int allocate(struct tcp_peer *peer)
 {
 	struct fabric *fabric = peer->peer.fabric;
 	const struct fabric_options *options = fabric_options_of(fabric);
-	uint32_t operations = options->operations_max;
-	uint64_t ring_bytes = (uint64_t)operations * 2 * (WIRE_REQUEST_BYTES + TCP_INLINE_BYTES) +
-			      options->send_bytes_max + 2 * FABRIC_MESSAGE_BYTES_MAX;
-	uint64_t ops = 1;
+	uint64_t operations = options->operations_max;
+	uint64_t op_slots = round_up_power_of_two(operations);
+	/* A request and a reply for each operation either side may have in flight, and messages. */
+	uint64_t ring_bytes = 2 * operations * ((uint64_t)WIRE_REQUEST_BYTES + TCP_INLINE_BYTES) +
+			      options->send_bytes_max + UINT64_C(2) * FABRIC_MESSAGE_BYTES_MAX;
 	int err;
 
-	while (ops < operations)
-		ops *= 2;
 	if (ring_bytes > UINT32_MAX / 2)
 		return -ENOMEM;
 	err = table_create(&peer->exports, TCP_EXPORTS_MAX, env_random(peer->tcp->self.env));
 	if (err)
 		return err;
-	err = out_create(&peer->out, (uint32_t)ring_bytes, 4 * operations + 64);
+	err = out_create(&peer->out, (uint32_t)ring_bytes, 4 * (uint32_t)operations + 64);
 	if (err)
 		return err;
 	peer->in.buffer = malloc(TCP_IN_BYTES);
-	peer->ops = calloc(ops, sizeof(*peer->ops));
-	peer->ops_mask = (uint32_t)ops - 1;
+	peer->ops = calloc(op_slots, sizeof(*peer->ops));
+	peer->ops_mask = (uint32_t)op_slots - 1;
 	return peer->in.buffer && peer->ops ? 0 : -ENOMEM;
 }
 

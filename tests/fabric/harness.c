@@ -55,7 +55,8 @@ struct net *net_open(enum net_kind kind)
 		simulate_open(net);
 		return net;
 	}
-	strcpy(net->directory, "/tmp/afar-fabric-XXXXXX");
+	snprintf(net->directory, sizeof(net->directory), "%s/afar-fabric-XXXXXX",
+		 getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp");
 	assert_non_null(mkdtemp(net->directory));
 	return net;
 }

@@ -150,14 +150,10 @@ static void a_session_without_rings_is_refused(void **state)
 	expect_session_refused(*state, make_memfd(SESSION_BYTES, ALL_SEALS));
 }
 
-static void a_session_of_immense_size_is_refused(void **state)
+/* Two rings as they should be, of so much each. */
+static int make_session(size_t capacity)
 {
-	expect_session_refused(*state, make_memfd((size_t)1 << 40, ALL_SEALS));
-}
-
-static void a_session_whose_rings_hold_no_message_is_refused(void **state)
-{
-	size_t ring_bytes = RING_OVERHEAD_BYTES + 128;
+	size_t ring_bytes = RING_OVERHEAD_BYTES + capacity;
 	int fd = make_memfd(2 * ring_bytes + 2 * FENCES_BYTES, ALL_SEALS);
 	unsigned char *memory =
 		mmap(NULL, 2 * ring_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
@@ -166,7 +162,17 @@ static void a_session_whose_rings_hold_no_message_is_refused(void **state)
 	ring_format(memory, ring_bytes);
 	ring_format(memory + ring_bytes, ring_bytes);
 	munmap(memory, 2 * ring_bytes);
-	expect_session_refused(*state, fd);
+	return fd;
+}
+
+static void a_session_of_immense_size_is_refused(void **state)
+{
+	expect_session_refused(*state, make_session(2 * (size_t)SHM_RING_MAX));
+}
+
+static void a_session_whose_rings_hold_no_message_is_refused(void **state)
+{
+	expect_session_refused(*state, make_session(128));
 }
 
 /* Each packet of the hello with a descriptor: those that are not wanted are not kept. */

@@ -141,6 +141,24 @@ static void a_head_of_no_kind_is_a_crime(void **state)
 	expect_crime(scene);
 }
 
+static void a_head_of_kind_zero_is_a_crime(void **state)
+{
+	struct scene *scene = *state;
+	struct wire_short head = {.magic = WIRE_MAGIC};
+
+	send_bytes(scene, &head, sizeof(head));
+	expect_crime(scene);
+}
+
+static void a_head_of_another_magic_is_a_crime(void **state)
+{
+	struct scene *scene = *state;
+	struct wire_short head = {.magic = WIRE_MAGIC ^ 1, .kind = WIRE_PING};
+
+	send_bytes(scene, &head, sizeof(head));
+	expect_crime(scene);
+}
+
 static void a_head_of_another_protocol_is_a_crime(void **state)
 {
 	struct scene *scene = *state;
@@ -353,6 +371,52 @@ static void who_asks_without_end_and_takes_nothing_is_cut_off(void **state)
 	expect_crime(scene);
 }
 
+#define ASKED_BYTES 65536u
+
+/* So much is asked for as is copied at a fence; some of it the socket has not taken by then. */
+static void a_fence_takes_nothing_of_the_next_contents_to_a_slow_reader(void **state)
+{
+	struct scene *scene = *state;
+	struct wire_frame frame = request(WIRE_READ, 0, ASKED_BYTES);
+	unsigned char *bytes = malloc(ASKED_BYTES);
+
+	for (frame.sequence = 0; frame.sequence < 60; frame.sequence++)
+		send_request(scene, &frame);
+	net_settle(scene->net);
+	assert_int_equal(fabric_withdraw(scene->at_server, KEY), 0);
+	pattern_fill(scene->memory.bytes, MEMORY_BYTES, 1);
+	for (unsigned i = 0; i < 60; i++) {
+		assert_int_equal(receive_reply(scene, bytes, ASKED_BYTES), 0);
+		assert_true(pattern_holds(bytes, ASKED_BYTES, 0));
+	}
+	free(bytes);
+}
+
+/* More than that is not copied for anybody: the fence comes first. */
+static void a_fence_waits_for_no_reader(void **state)
+{
+	struct scene *scene = *state;
+	struct wire_frame frame = request(WIRE_READ, 0, EXPORT_BYTES);
+
+	for (frame.sequence = 0; frame.sequence < 100; frame.sequence++)
+		send_request(scene, &frame);
+	net_settle(scene->net);
+	assert_int_equal(fabric_withdraw(scene->at_server, KEY), 0);
+	assert_int_equal(net_expect(scene->net, scene->server, FABRIC_DOWN).status,
+			 AFAR_EPEER_DOWN);
+}
+
+static void a_quiet_peer_is_told_that_we_are_there(void **state)
+{
+	struct scene *scene = *state;
+	struct wire_short head;
+
+	for (unsigned i = 0; i < 3; i++) {
+		assert_true(attacker_receive(&scene->attacker, scene->net, &head, sizeof(head)));
+		assert_int_equal(head.kind, WIRE_PING);
+	}
+}
+
 static void more_messages_than_are_polled_wait_in_the_socket(void **state)
 {
 	struct scene *scene = *state;
@@ -457,6 +521,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		CASE(a_head_of_no_kind_is_a_crime),
+		CASE(a_head_of_kind_zero_is_a_crime),
+		CASE(a_head_of_another_magic_is_a_crime),
 		CASE(a_head_of_another_protocol_is_a_crime),
 		CASE(an_oversized_message_is_a_crime),
 		CASE(an_oversized_read_is_a_crime),
@@ -472,6 +538,9 @@ int main(void)
 		CASE(a_torn_message_is_no_message),
 		CASE(frames_that_come_byte_by_byte_are_frames),
 		CASE(who_asks_without_end_and_takes_nothing_is_cut_off),
+		CASE(a_fence_takes_nothing_of_the_next_contents_to_a_slow_reader),
+		CASE(a_fence_waits_for_no_reader),
+		CASE(a_quiet_peer_is_told_that_we_are_there),
 		CASE(more_messages_than_are_polled_wait_in_the_socket),
 		cmocka_unit_test(a_reply_longer_than_asked_for_is_a_crime),
 		cmocka_unit_test(a_reply_shorter_than_asked_for_is_a_crime),

@@ -9,10 +9,13 @@
 #include "afar/error.h"
 #include "base/base.h"
 #include "base/env.h"
+#include "fabric/shm.h"
+#include "fabric/tcp.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #define MEMORY_BYTES 65536u
 
@@ -83,6 +86,39 @@ static void garbage_is_cut_off(void **state)
 		attacker_close(&attacker);
 	}
 	assert_int_equal(stats_of(scene->server).protocol_errors, 20);
+}
+
+/* A hello of which one word says what no honest end says. */
+static void expect_nonsense(struct scene *scene, size_t offset, uint64_t value, size_t len_bytes)
+{
+	struct attacker attacker;
+
+	attacker_connect(&attacker, scene->net, scene->server);
+	memcpy((unsigned char *)&attacker.hello.ours + offset, &value, len_bytes);
+	attacker_send(&attacker, scene->net, &attacker.hello.ours, HELLO_FRAME_BYTES);
+	assert_int_equal(attacker_expect_end(&attacker, scene->net), -EPROTO);
+	attacker_close(&attacker);
+}
+
+static void a_hello_that_makes_no_sense_is_refused(void **state)
+{
+	struct scene *scene = *state;
+
+	expect_nonsense(scene, offsetof(struct hello_frame, magic), 7, 4);
+	expect_nonsense(scene, offsetof(struct hello_frame, kind), HELLO_KIND_PROOF, 2);
+	expect_nonsense(scene, offsetof(struct hello_frame, transport), 9, 4);
+	expect_nonsense(scene, offsetof(struct hello_frame, hello.id), 0, 8);
+	expect_nonsense(scene, offsetof(struct hello_frame, hello.operations_max), 0, 4);
+	expect_nonsense(scene, offsetof(struct hello_frame, hello.operations_max), UINT32_MAX, 4);
+	for (size_t i = 0; i < 5; i++) {
+		struct attacker attacker;
+
+		attacker_connect(&attacker, scene->net, scene->server);
+		memset(attacker.hello.ours.hello.boot_id, 'x', 40);
+		attacker_send(&attacker, scene->net, &attacker.hello.ours, HELLO_FRAME_BYTES);
+		assert_int_equal(attacker_expect_end(&attacker, scene->net), -EPROTO);
+		attacker_close(&attacker);
+	}
 }
 
 static void half_a_hello_is_nobody(void **state)
@@ -297,14 +333,21 @@ static void a_crowd_at_the_door_keeps_nobody_out(void **state)
 	struct scene *scene = *state;
 	struct member *late = net_add(scene->net, NULL);
 	struct attacker *crowd = calloc(CROWD, sizeof(*crowd));
+	unsigned gone = 0;
 
 	for (unsigned i = 0; i < CROWD; i++) {
 		attacker_connect(&crowd[i], scene->net, scene->server);
 		net_pump(scene->net);
 	}
 	net_connect(scene->net, late, scene->server, NULL);
-	for (unsigned i = 0; i < CROWD; i++)
+	for (unsigned i = 0; i < CROWD; i++) {
+		char byte;
+
+		gone += recv(crowd[i].fd, &byte, 1, MSG_DONTWAIT) == 0;
 		attacker_close(&crowd[i]);
+	}
+	/* Those who came first went first: no more than so many are kept waiting. */
+	assert_true(gone >= CROWD - TCP_PENDING_MAX && TCP_PENDING_MAX == SHM_PENDING_MAX);
 	free(crowd);
 }
 
@@ -314,6 +357,7 @@ int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		CASE(garbage_is_cut_off),
+		CASE(a_hello_that_makes_no_sense_is_refused),
 		CASE(half_a_hello_is_nobody),
 		CASE(who_says_nothing_is_not_kept),
 		CASE(a_listener_that_says_nothing_is_given_up),
