@@ -17,13 +17,13 @@
  *   The lock guards the stock and what the threads tell each other; no slab is made under it. A
  *   slab in the stock is nobody's: the node counts it from slab_make on.
  */
-#include "node/memory.h"
+#include "node/node.h"
 
 #include "afar/error.h"
 #include "base/base.h"
 #include "base/env.h"
 #include "base/log.h"
-#include "node/node.h"
+#include "node/machine.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -36,9 +36,13 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define STOCK_SLABS   2u
-#define HUGE_BYTES    (UINT64_C(2) << 20)
-#define MEMINFO_BYTES 16384u
+#define STOCK_SLABS 2u
+#define HUGE_BYTES  (UINT64_C(2) << 20)
+/*
+ * How long a slab's pages are collapsed into huge ones. A machine with idle cores needs 30 ms for
+ * 64 MiB; on a busy one each 2 MiB wait for a turn on every core, and owners wait for the slab.
+ */
+#define COLLAPSE_NS (100 * NS_PER_MS)
 /* What a slab must leave of the machine: below that, the kernel would start to kill. */
 #define RESERVE_BYTES (UINT64_C(64) << 20)
 
@@ -70,27 +74,9 @@ struct node_memory {
 	_Atomic bool warned_lock;
 };
 
-/* ---- what the machine has left ---- */
-
-uint64_t node_memory_parse_available(const char *meminfo)
-{
-	static const char name[] = "MemAvailable:";
-	const char *line = strstr(meminfo, name);
-
-	if (!line)
-		return UINT64_MAX;
-	return strtoull(line + sizeof(name) - 1, NULL, 10) * 1024;
-}
-
 static uint64_t available_bytes(void *context)
 {
-	char meminfo[MEMINFO_BYTES];
-	size_t len_bytes;
-
-	if (env_file_read(env_real(), "/proc/meminfo", meminfo, sizeof(meminfo) - 1, &len_bytes))
-		return UINT64_MAX;
-	meminfo[len_bytes] = '\0';
-	return node_memory_parse_available(meminfo);
+	return machine_available_bytes(env_real());
 }
 
 /* ---- one slab ---- */
@@ -146,10 +132,23 @@ static int populate(void *memory, uint64_t size_bytes)
 	return 0;
 }
 
+static void collapse(char *slab, uint64_t size_bytes)
+{
+	int64_t end_ns = env_now_ns(env_real()) + COLLAPSE_NS;
+
+	for (uint64_t offset = 0; offset < size_bytes; offset += HUGE_BYTES) {
+		/* EAGAIN concerns these 2 MiB alone; the others would say the same of the next. */
+		if (madvise(slab + offset, HUGE_BYTES, MADV_COLLAPSE) < 0 && errno != EAGAIN)
+			return;
+		if (env_now_ns(env_real()) > end_ns)
+			return;
+	}
+}
+
 /* What makes a slab better, and is no reason to go without it. */
 static void improve(struct node_memory *memory, void *slab, uint64_t size_bytes)
 {
-	madvise(slab, size_bytes, MADV_COLLAPSE);
+	collapse(slab, size_bytes);
 	madvise(slab, size_bytes, MADV_DONTDUMP);
 	/* A fork of this process has no business with it, and would copy its page tables. */
 	madvise(slab, size_bytes, MADV_DONTFORK);

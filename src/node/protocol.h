@@ -15,6 +15,12 @@
  *     ACTIVITY                       ◄── ACTIVITY_ASK keys
  *     EVICT_ANSWER                   ◄── EVICT_NOTICE key, deadline
  *
+ *   An owner that answers DROPPABLE or MOVED has let go of the slab, whether it was asked or not
+ *   and however late: the node fences and frees it. Only silence and KEEP leave it as it is.
+ *
+ *   An ALLOCATE that comes again for the same volume, piece and piece_epoch gets the same slab. A
+ *   node that is still making memory may answer ALLOCATE or ATTACH with -EAGAIN: ask again.
+ *
  *   A node serves a slab to one owner at a time: the one with the highest owner_epoch that has
  *   claimed the volume. Everything else is answered with AFAR_EFENCED or AFAR_EOWNED.
  */

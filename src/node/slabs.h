@@ -178,7 +178,7 @@ void request_receive(struct node *node, struct fabric_peer *peer, const void *by
 /* Tries the waiting ones again; returns how many ended. */
 unsigned requests_retry(struct node *node, int64_t now_ns);
 void requests_forget(struct node *node, struct fabric_peer *peer);
-/* Sends; a peer that takes nothing is no reason to stop. False: it was not sent. */
+/* Completes the head and sends; errors are fabric_send()'s. */
 int request_send(struct node *node, struct fabric_peer *peer, struct node_message *message,
 		 enum node_message_kind kind);
 

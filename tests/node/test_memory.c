@@ -3,7 +3,7 @@
  */
 #include "base/base.h"
 #include "base/env.h"
-#include "node/memory.h"
+#include "node/machine.h"
 #include "node/node.h"
 
 #include <dirent.h>
@@ -229,9 +229,33 @@ static void what_is_available_counts_and_not_what_is_free(void **state)
 				      "MemAvailable:   12345678 kB\n"
 				      "Buffers:           10000 kB\n";
 
-	assert_int_equal(node_memory_parse_available(meminfo), UINT64_C(12345678) * 1024);
-	assert_true(node_memory_parse_available("MemFree: 5 kB\n") == UINT64_MAX);
-	assert_true(node_memory_parse_available("") == UINT64_MAX);
+	assert_int_equal(machine_parse_available(meminfo), UINT64_C(12345678) * 1024);
+	assert_true(machine_parse_available("MemFree: 5 kB\n") == UINT64_MAX);
+	assert_true(machine_parse_available("") == UINT64_MAX);
+}
+
+static void a_groups_limit_counts_without_its_page_cache(void **state)
+{
+	static const char stat[] = "anon 500\nactive_file 70\ninactive_file 300\n";
+
+	assert_int_equal(machine_parse_group("1000\n", "900\n", stat), 400);
+	assert_int_equal(machine_parse_group("1000\n", "900\n", ""), 100);
+	assert_int_equal(machine_parse_group("1000\n", "1200\n", ""), 0);
+	assert_int_equal(machine_parse_group("1000\n", "100\n", stat), 1000);
+	assert_true(machine_parse_group("max\n", "900\n", stat) == UINT64_MAX);
+	assert_true(machine_parse_group("", "", "") == UINT64_MAX);
+}
+
+static void pressure_is_what_everybody_waited(void **state)
+{
+	static const char pressure[] = "some avg10=90.12 avg60=1.00 avg300=0.50 total=7\n"
+				       "full avg10=12.34 avg60=0.10 avg300=0.00 total=5\n";
+
+	assert_int_equal(machine_parse_pressure(pressure), 1234);
+	assert_int_equal(machine_parse_pressure("full avg10=100.00 avg60=1.00\n"), 10000);
+	assert_int_equal(machine_parse_pressure("full avg10=999.99 avg60=1.00\n"), 10000);
+	assert_int_equal(machine_parse_pressure("full avg10=-1.00\n"), 0);
+	assert_int_equal(machine_parse_pressure(""), 0);
 }
 
 static void this_machine_tells_what_is_available(void **state)
@@ -257,6 +281,8 @@ int main(void)
 		cmocka_unit_test(a_forked_child_has_no_slabs),
 		cmocka_unit_test(sizes_that_are_none_are_refused),
 		cmocka_unit_test(what_is_available_counts_and_not_what_is_free),
+		cmocka_unit_test(a_groups_limit_counts_without_its_page_cache),
+		cmocka_unit_test(pressure_is_what_everybody_waited),
 		cmocka_unit_test(this_machine_tells_what_is_available),
 	};
 
