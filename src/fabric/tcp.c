@@ -13,6 +13,7 @@
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -427,6 +428,29 @@ static int tcp_fd(struct transport *transport)
 	return tcp_of(transport)->epoll_fd;
 }
 
+/* Only where every socket merely waits for something to read, as epoll would say too. */
+static unsigned tcp_descriptors(struct transport *transport, struct pollfd *fds, unsigned max)
+{
+	struct tcp *tcp = tcp_of(transport);
+	unsigned count = 0;
+
+	if (tcp->unsettled_count > 0 || tcp->blocked_count > 0 ||
+	    tcp->open_count + tcp->listener_count > max)
+		return 0;
+	list_each(link, &tcp->peers)
+	{
+		struct tcp_peer *peer = container_of(link, struct tcp_peer, link);
+
+		fds[count++] = (struct pollfd){.fd = peer->source.fd, .events = POLLIN};
+	}
+	for (uint32_t i = 0; i < tcp->listener_count; i++) {
+		if (tcp->listeners[i].muted_until_ns != 0)
+			return 0;
+		fds[count++] = (struct pollfd){.fd = tcp->listeners[i].source.fd, .events = POLLIN};
+	}
+	return count;
+}
+
 /* Sockets stay ready until they are read: nothing to arm, but whom epoll cannot speak for. */
 static bool tcp_arm(struct transport *transport)
 {
@@ -499,6 +523,7 @@ static const struct transport_ops tcp_ops = {
 	.flush = tcp_flush,
 	.poll = tcp_poll,
 	.fd = tcp_fd,
+	.descriptors = tcp_descriptors,
 	.arm = tcp_arm,
 	.deadline_ns = tcp_deadline_ns,
 	.close = tcp_close,

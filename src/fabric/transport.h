@@ -16,6 +16,7 @@
 
 #include "fabric/fabric.h"
 
+struct pollfd;
 struct secret;
 struct transport;
 
@@ -78,6 +79,11 @@ struct transport_ops {
 	void (*flush)(struct transport *transport);
 	void (*poll)(struct transport *transport); /* puts events */
 	int (*fd)(struct transport *transport);    /* -1: never to be waited for */
+	/*
+	 * For a short wait: the descriptors behind fd(), if there are no more than `max`: sleeping
+	 * on them is cheaper. Returns how many; 0: sleep on fd(). NULL: always.
+	 */
+	unsigned (*descriptors)(struct transport *transport, struct pollfd *fds, unsigned max);
 	bool (*arm)(struct transport *transport);
 	int64_t (*deadline_ns)(struct transport *transport);
 	void (*close)(struct transport *transport);
