@@ -131,7 +131,7 @@ static void do_what_is_asked(struct sim_owner *owner)
 		struct sim_volume *what = &run->volume[i];
 		struct sim_handle *handle = owner_handle(owner, what);
 
-		if (handle && !handle->failed && what->owner == owner->index &&
+		if (handle && handle->ready && !handle->failed && what->owner == owner->index &&
 		    (what->delete_asked || what->close_asked)) {
 			bool delete = what->delete_asked;
 
