@@ -30,7 +30,8 @@ struct sim_fault {
 	bool ways[2]; /* FAULT_CUT: from the donor, to the donor */
 	int64_t length_ns;
 	struct world_event event; /* its beginning, then its end */
-	struct world_event crash; /* at the latest, if it was to come in the middle of a poll */
+	struct world_event
+		second; /* a crash at the latest; the donors are back, the store is not */
 };
 
 static bool is_node_fault(enum sim_fault_kind kind)
@@ -114,17 +115,20 @@ static void crash(struct sim_fault *fault, uint32_t machine)
 		return;
 	}
 	world_crash_within(world, machine, 1 + (uint32_t)below(fault, CRASH_ACTS_MAX));
-	world_schedule(world, &fault->crash, now(fault) + CRASH_AT_LAST_NS);
+	world_schedule(world, &fault->second, now(fault) + CRASH_AT_LAST_NS);
 }
 
-static void run_crash(struct world_event *event)
+static void run_second(struct world_event *event)
 {
 	struct sim_fault *fault = event->context;
 	struct sim_run *run = fault->run;
-	uint32_t machine = fault->kind == FAULT_DONOR_CRASH ? run->donor[fault->donor].machine
-							    : run->owner[fault->owner].machine;
 
-	world_crash(run->world, machine);
+	if (fault->kind == FAULT_OWNER_ALONE)
+		cut_owner(fault, false);
+	else if (fault->kind == FAULT_DONOR_CRASH)
+		world_crash(run->world, run->donor[fault->donor].machine);
+	else
+		world_crash(run->world, run->owner[fault->owner].machine);
 }
 
 static bool begin_donor(struct sim_fault *fault)
@@ -174,7 +178,7 @@ static void end_donor(struct sim_fault *fault)
 
 	switch (fault->kind) {
 	case FAULT_DONOR_CRASH:
-		world_cancel(run->world, &fault->crash);
+		world_cancel(run->world, &fault->second);
 		world_crash(run->world, donor->machine);
 		donor_boot(donor);
 		break;
@@ -214,6 +218,37 @@ static void hand_over_all(struct sim_run *run, uint32_t from)
 		if (run->volume[i].owner == from && !run->volume[i].gone)
 			run->volume[i].owner = (from + 1) % run->plan.owners;
 	owner_wake(&run->owner[(from + 1) % run->plan.owners]);
+}
+
+static void set_handles_risky(struct sim_owner *owner)
+{
+	for (uint32_t i = 0; i < owner->handles; i++)
+		owner->handle[i].risky = true;
+}
+
+static bool is_held_by_another(struct sim_run *run, const struct sim_handle *handle)
+{
+	for (uint32_t i = 0; i < run->plan.owners; i++) {
+		struct sim_handle *other = owner_handle(&run->owner[i], handle->what);
+
+		if (other && other != handle && other->ready && !other->failed)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * What an owner that was alone gave up for lost is lost if it still has the volume; whoever took
+ * it over had the donors all the time.
+ */
+static void keep_risk(struct sim_owner *owner)
+{
+	for (uint32_t i = 0; i < owner->handles; i++) {
+		struct sim_handle *handle = &owner->handle[i];
+
+		if (handle->volume && !handle->failed && !is_held_by_another(owner->run, handle))
+			handle->what->risky = true;
+	}
 }
 
 /* One volume of the owner, or NULL. */
@@ -257,6 +292,16 @@ static bool begin_owner(struct sim_fault *fault)
 		cut_owner(fault, true);
 		owner_excuse(owner, fault->length_ns);
 		break;
+	case FAULT_OWNER_ALONE:
+		set_handles_risky(owner);
+		cut_owner(fault, true);
+		world_schedule(run->world, &fault->second,
+			       now(fault) + fault->length_ns / 4 +
+				       (int64_t)below(fault, (uint64_t)fault->length_ns / 2 + 1));
+		world_fail_files(run->world, owner->machine, -EIO);
+		owner_excuse(owner, fault->length_ns);
+		hand_over_all(run, fault->owner);
+		break;
 	case FAULT_STORE_FAILS:
 		world_fail_files(run->world, owner->machine, below(fault, 2) ? -EIO : -ENOSPC);
 		owner_excuse(owner, fault->length_ns);
@@ -285,7 +330,7 @@ static void end_owner(struct sim_fault *fault)
 
 	switch (fault->kind) {
 	case FAULT_OWNER_CRASH:
-		world_cancel(run->world, &fault->crash);
+		world_cancel(run->world, &fault->second);
 		world_crash(run->world, owner->machine);
 		owner_boot(owner);
 		break;
@@ -294,6 +339,12 @@ static void end_owner(struct sim_fault *fault)
 		break;
 	case FAULT_OWNER_CUT:
 		cut_owner(fault, false);
+		break;
+	case FAULT_OWNER_ALONE:
+		world_cancel(run->world, &fault->second);
+		cut_owner(fault, false);
+		world_fail_files(run->world, owner->machine, 0);
+		keep_risk(owner);
 		break;
 	case FAULT_STORE_FAILS:
 		world_fail_files(run->world, owner->machine, 0);
@@ -325,7 +376,8 @@ static bool is_taken(const struct sim_fault *fault)
 		    (is_about_donor(fault->kind) ? other->donor == fault->donor
 						 : other->owner == fault->owner))
 			return true;
-		if (other->kind == FAULT_OWNER_CUT && fault->kind == FAULT_CUT)
+		if (fault->kind == FAULT_CUT &&
+		    (other->kind == FAULT_OWNER_CUT || other->kind == FAULT_OWNER_ALONE))
 			return true;
 	}
 	return false;
@@ -415,8 +467,8 @@ void faults_plan(struct sim_run *run)
 			fault->length_ns += 4 * NS_PER_S;
 		fault->event.run = run_event;
 		fault->event.context = fault;
-		fault->crash.run = run_crash;
-		fault->crash.context = fault;
+		fault->second.run = run_second;
+		fault->second.context = fault;
 		world_schedule(run->world, &fault->event, (int64_t)below(fault, (uint64_t)work_ns));
 	}
 }
@@ -436,7 +488,7 @@ void faults_free(struct sim_run *run)
 {
 	for (uint32_t i = 0; run->faults && i < run->plan.fault_count; i++) {
 		world_cancel(run->world, &run->faults[i].event);
-		world_cancel(run->world, &run->faults[i].crash);
+		world_cancel(run->world, &run->faults[i].second);
 	}
 	free(run->faults);
 	run->faults = NULL;

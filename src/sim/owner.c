@@ -237,7 +237,7 @@ static bool is_explained(const struct sim_owner *owner, const struct sim_op *op,
 	const struct sim_run *run = owner->run;
 	const struct sim_volume *what = op->handle->what;
 
-	if (op->handle->failed)
+	if (op->handle->failed || op->handle->risky)
 		return true;
 	if (what->risky || what->page[op->page].shaky)
 		return true;
@@ -451,6 +451,7 @@ static void handle_event(struct sim_owner *owner, const struct pool_event *event
 		sim_tell(owner->run, "owner %u lost %s: %s", owner->index, handle->what->name,
 			 afar_strerror(event->status));
 		handle->failed = true;
+		owner->lost_lease |= event->status == AFAR_ELEASE;
 		handle->what->prefer_takeover = !handle->what->prefer_takeover;
 		volume_close(event->volume);
 	}

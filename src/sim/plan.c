@@ -14,8 +14,8 @@
 #define NODE_FAULTS   (BIT(FAULT_DONOR_CRASH) | BIT(FAULT_DONOR_PAUSE) | BIT(FAULT_CUT))
 #define MEMORY_FAULTS (BIT(FAULT_EVICT) | BIT(FAULT_SHRINK) | BIT(FAULT_NO_MEMORY))
 #define OWNER_FAULTS                                                                \
-	(BIT(FAULT_OWNER_CRASH) | BIT(FAULT_OWNER_PAUSE) | BIT(FAULT_STORE_FAILS) | \
-	 BIT(FAULT_HAND_OVER))
+	(BIT(FAULT_OWNER_CRASH) | BIT(FAULT_OWNER_PAUSE) | BIT(FAULT_OWNER_ALONE) | \
+	 BIT(FAULT_STORE_FAILS) | BIT(FAULT_HAND_OVER))
 
 static uint32_t between(struct world *world, uint32_t low, uint32_t high)
 {
@@ -135,7 +135,8 @@ void sim_plan_make(struct world *world, struct sim_plan *plan)
 		plan->faults &= ~(NODE_FAULTS | OWNER_FAULTS | MEMORY_FAULTS);
 	/* Without a store a volume dies with its owner, and nobody takes it over. */
 	if (!plan->store)
-		plan->faults &= ~(BIT(FAULT_STORE_FAILS) | BIT(FAULT_HAND_OVER));
+		plan->faults &=
+			~(BIT(FAULT_STORE_FAILS) | BIT(FAULT_OWNER_ALONE) | BIT(FAULT_HAND_OVER));
 	choose_memory(world, plan);
 	plan->member_lease_ns = (plan->donors > 20 ? 12 : 2) * NS_PER_S;
 	plan->orphan_ns = 30 * NS_PER_S;

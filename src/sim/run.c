@@ -16,6 +16,7 @@
 #define SLICE_NS      (20 * NS_PER_MS)
 #define SETTLE_NS_MAX (120 * NS_PER_S)
 #define DONOR_DEAD_NS (200 * NS_PER_MS)
+#define DELETE_NS     (3 * NS_PER_S)
 #define GIVE_BACK_NS  (60 * NS_PER_S) /* beyond orphan_ns */
 
 void sim_violation(struct sim_run *run, const char *format, ...)
@@ -97,12 +98,14 @@ static void begin(struct sim_run *run)
 		owner_init(run, i);
 		owner_boot(&run->owner[i]);
 	}
+	observer_open(run);
 	faults_plan(run);
 }
 
 static void finish(struct sim_run *run)
 {
 	faults_free(run);
+	observer_close(run);
 	/* After a violation nothing can be relied upon but death. */
 	for (uint32_t i = 0; i < world_machines(run->world) && run->violated; i++)
 		world_crash(run->world, i);
@@ -122,6 +125,12 @@ static void finish(struct sim_run *run)
 
 /* ---- the phases ---- */
 
+static void run_slice(struct sim_run *run)
+{
+	world_run_until(run->world, world_now_ns(run->world) + SLICE_NS);
+	observer_look(run);
+}
+
 /* Runs until the condition holds. False, and a violation with this text, if it does not in time. */
 static bool run_until(struct sim_run *run, bool (*holds)(struct sim_run *run), int64_t within_ns,
 		      const char *otherwise)
@@ -132,7 +141,7 @@ static bool run_until(struct sim_run *run, bool (*holds)(struct sim_run *run), i
 		if (world_now_ns(run->world) >= end_ns)
 			sim_violation(run, "%s", otherwise);
 		else
-			world_run_until(run->world, world_now_ns(run->world) + SLICE_NS);
+			run_slice(run);
 	}
 	return !run->violated;
 }
@@ -142,7 +151,7 @@ static bool run_for(struct sim_run *run, int64_t ns)
 	int64_t end_ns = world_now_ns(run->world) + ns;
 
 	while (!run->violated && world_now_ns(run->world) < end_ns)
-		world_run_until(run->world, world_now_ns(run->world) + SLICE_NS);
+		run_slice(run);
 	return !run->violated;
 }
 
@@ -250,12 +259,32 @@ static bool lose_one_more(struct sim_run *run)
 	return good;
 }
 
+/*
+ * An owner that lost a volume may have slabs of it on nodes where its successor never was. They
+ * are its own until its connection ends, as it does with a process that lost its volume.
+ */
+static void end_deposed_owners(struct sim_run *run)
+{
+	for (uint32_t i = 0; i < run->plan.owners; i++) {
+		struct sim_owner *owner = &run->owner[i];
+
+		if (!owner->lost_lease)
+			continue;
+		sim_tell(run, "owner %u starts again", i);
+		world_crash(run->world, owner->machine);
+		owner_boot(owner);
+	}
+}
+
 static bool delete_all(struct sim_run *run)
 {
 	run->phase = PHASE_DELETE;
 	for (uint32_t i = 0; i < run->volumes; i++)
 		run->volume[i].delete_asked = !run->volume[i].gone;
 	wake_owners(run);
+	if (!run_for(run, DELETE_NS))
+		return false;
+	end_deposed_owners(run);
 	return run_until(run, is_given_back, run->plan.orphan_ns + GIVE_BACK_NS,
 			 "donors still hold slabs of volumes that were deleted");
 }

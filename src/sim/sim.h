@@ -11,6 +11,7 @@
  *     plan.c     what a seed decides before anything runs
  *     donor.c    a machine that runs a memory node
  *     owner.c    a machine that runs a pool, and the work it does on its volumes
+ *     observer.c the maps of volumes, as the store has them
  *     oracle.c   what each page may hold, and what not
  *     fault.c    what goes wrong, and when
  *     run.c      one seed from its beginning to its verdict
@@ -72,6 +73,7 @@ enum sim_fault_kind {
 	FAULT_OWNER_CRASH, /* then takeover, by itself or by another owner */
 	FAULT_OWNER_PAUSE, /* a long one is taken for death, and its volumes are taken over */
 	FAULT_OWNER_CUT,   /* an owner is cut off from every donor */
+	FAULT_OWNER_ALONE, /* cut off from the donors, then for longer from the store */
 	FAULT_STORE_FAILS, /* an owner cannot reach the configuration store */
 	FAULT_HAND_OVER,   /* an owner closes a volume, and another one takes it */
 	FAULT_DELETE,      /* a volume is deleted, and a new one made */
@@ -149,6 +151,7 @@ struct sim_handle {
 	struct volume *volume; /* NULL: the handle is free */
 	uint32_t incarnation;
 	bool ready, failed;
+	bool risky;         /* its owner is alone: this owner's operations may fail */
 	uint32_t next_read; /* when all is read back: the next page */
 };
 
@@ -177,6 +180,7 @@ struct sim_owner {
 	unsigned char *buffers;
 	uint32_t busy, next_serial;
 	int64_t work_due_ns, open_due_ns; /* by the machine's clock */
+	bool lost_lease;                  /* a volume of it was taken over while it lived */
 	bool asked;                       /* something is asked of one of its volumes */
 };
 
@@ -198,6 +202,8 @@ struct sim_run {
 	uint32_t volumes;
 	enum sim_phase phase;
 	char uri[8192];
+
+	struct sim_observer *observer; /* NULL: there is no store to look at */
 
 	/* faults */
 	struct sim_fault *faults;
@@ -240,6 +246,11 @@ void owner_excuse(struct sim_owner *owner, int64_t ns);
 struct sim_handle *owner_handle(struct sim_owner *owner, const struct sim_volume *what);
 /* A new volume for an owner. */
 void volume_add(struct sim_run *run, uint32_t owner);
+
+/* observer.c */
+void observer_open(struct sim_run *run);
+void observer_look(struct sim_run *run);
+void observer_close(struct sim_run *run);
 
 /* fault.c */
 void faults_plan(struct sim_run *run);
