@@ -131,8 +131,8 @@ static void do_what_is_asked(struct sim_owner *owner)
 		struct sim_volume *what = &run->volume[i];
 		struct sim_handle *handle = owner_handle(owner, what);
 
-		if (handle && handle->ready && !handle->failed && what->owner == owner->index &&
-		    (what->delete_asked || what->close_asked)) {
+		if (handle && handle->incarnation == what->holder && !handle->failed &&
+		    what->owner == owner->index && (what->delete_asked || what->close_asked)) {
 			bool delete = what->delete_asked;
 
 			/* The next owner is told when this one has let go. */
@@ -355,7 +355,7 @@ static void work_on(struct sim_owner *owner, struct sim_handle *handle)
 		else if (dice % 3 == 1)
 			page = world_random_below(world, what->pages);
 		dice = world_random_below(world, 100);
-		if (dice < 4 && handle->ready && what->incarnation == handle->incarnation)
+		if (dice < 4 && handle->incarnation == what->holder)
 			discard(owner, handle, page);
 		else if (dice < 50 || !oracle_has_room(&what->page[page]))
 			submit(owner, handle, page, false);
@@ -442,8 +442,10 @@ static void handle_event(struct sim_owner *owner, const struct pool_event *event
 	}
 	handle = volume_context(event->volume);
 	if (event->kind == VOLUME_READY) {
-		sim_tell(owner->run, "owner %u has %s", owner->index, handle->what->name);
+		sim_tell(owner->run, "owner %u has %s, volume %lu", owner->index,
+			 handle->what->name, (unsigned long)volume_id(event->volume));
 		handle->ready = true;
+		handle->what->holder = handle->incarnation;
 		owner->run->counts.takeovers += handle->what->made;
 		handle->what->made = true;
 		take_over_pages(handle->what);

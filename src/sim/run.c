@@ -177,12 +177,11 @@ static void recognize_owners(struct sim_run *run)
 {
 	for (uint32_t i = 0; i < run->volumes; i++) {
 		struct sim_volume *what = &run->volume[i];
-		struct sim_handle *handle = owner_handle(&run->owner[what->owner], what);
 
-		for (uint32_t k = 0; k < run->plan.owners && !(handle && handle->ready); k++) {
-			struct sim_handle *other = owner_handle(&run->owner[k], what);
+		for (uint32_t k = 0; k < run->plan.owners; k++) {
+			struct sim_handle *handle = owner_handle(&run->owner[k], what);
 
-			if (other && other->ready && !other->failed)
+			if (handle && handle->incarnation == what->holder && !handle->failed)
 				what->owner = k;
 		}
 	}
@@ -199,8 +198,8 @@ static bool is_settled(struct sim_run *run)
 		if (what->gone)
 			continue;
 		handle = owner_handle(&run->owner[what->owner], what);
-		if (!handle || !handle->ready || handle->failed || what->delete_asked ||
-		    what->close_asked)
+		if (!handle || handle->incarnation != what->holder || handle->failed ||
+		    what->delete_asked || what->close_asked)
 			return false;
 	}
 	return all_idle(run);
@@ -208,6 +207,7 @@ static bool is_settled(struct sim_run *run)
 
 static bool is_read_back(struct sim_run *run)
 {
+	recognize_owners(run);
 	for (uint32_t i = 0; i < run->volumes; i++) {
 		struct sim_volume *what = &run->volume[i];
 		struct sim_handle *handle = owner_handle(&run->owner[what->owner], what);

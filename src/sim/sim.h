@@ -138,6 +138,7 @@ struct sim_volume {
 	struct oracle_page *page;
 	uint32_t owner;       /* who has it or shall have it */
 	uint32_t incarnation; /* counts openings */
+	uint32_t holder;      /* the incarnation that was READY last: older ones are stale */
 	bool made;            /* it was READY once: it must be there */
 	bool gone;            /* deleted, or died with its owner */
 	bool delete_asked, close_asked;
