@@ -563,6 +563,7 @@ static int open_all(struct sim_owner *owner)
 		.owner = 1 + owner->index,
 		.log = owner->log,
 		.mutations = owner->run->options.pool_mutations,
+		.rebuild_bytes_per_s = plan->rebuild_bytes_per_s,
 	};
 	int err = fabric_open(env_of(owner), &fabric_options, &owner->fabric);
 

@@ -140,7 +140,15 @@ void sim_plan_make(struct world *world, struct sim_plan *plan)
 	choose_memory(world, plan);
 	plan->member_lease_ns = (plan->donors > 20 ? 12 : 2) * NS_PER_S;
 	plan->orphan_ns = 30 * NS_PER_S;
-	plan->fault_count = plan->faults ? between(world, 1, plan->donors > 40 ? 10 : 6) : 0;
-	plan->run_ns = (int64_t)between(world, 5, 12) * NS_PER_S;
-	plan->work_gap_ns = (int64_t)between(world, 5, 60) * NS_PER_MS;
+	plan->fault_count = plan->faults ? between(world, 1, 10) : 0;
+	/* In a careful run each fault has its time; the work is about the same. */
+	plan->run_ns = (int64_t)between(world, 4, 10) * NS_PER_S;
+	plan->work_gap_ns = (int64_t)between(world, 5, 50) * NS_PER_MS;
+	if (plan->careful) {
+		plan->run_ns *= 2;
+		plan->work_gap_ns *= 2;
+	}
+	/* So slow that pages are written while they are copied. */
+	if (one_in(world, 2))
+		plan->rebuild_bytes_per_s = UINT64_C(1) << between(world, 20, 24);
 }

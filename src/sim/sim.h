@@ -93,6 +93,7 @@ struct sim_plan {
 	bool scarce; /* memory may run out */
 	int64_t silence_ns, orphan_ns, member_lease_ns;
 	int64_t run_ns, work_gap_ns;
+	uint64_t rebuild_bytes_per_s; /* 0: the pool's default */
 };
 
 struct sim_options {
