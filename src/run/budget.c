@@ -34,8 +34,10 @@ static void add_stranger(void *context, pid_t pid)
 {
 	struct supervisor *run = context;
 
-	if (pid != run->node.pid && !session_of_process(run, pid))
-		run->budget.strangers += tree_anonymous_bytes(pid);
+	if (pid == run->node.pid || session_of_process(run, pid))
+		return;
+	run->budget.strangers += tree_anonymous_bytes(pid);
+	run->budget.strangers_count++;
 }
 
 /* Faults of the last period, smoothed to a quarter. */
@@ -138,7 +140,10 @@ void budget_tick(struct supervisor *run)
 		return;
 	if (now_ns >= budget->scan_ns) {
 		budget->strangers = 0;
+		budget->strangers_count = 0;
 		tree_each(add_stranger, run);
+		if (budget->strangers_count == 0)
+			sessions_forget_unborn(run);
 		budget->scan_ns = now_ns + SCAN_PERIOD_NS;
 	}
 

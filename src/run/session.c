@@ -52,6 +52,9 @@ struct session {
 	int uffd; /* the process's userfaultfd: held so that it never closes last */
 	pid_t pid;
 	uint64_t child_token;          /* expected: what its HELLO must say */
+	pid_t parent;                  /* expected: who forks */
+	bool parent_went_on;           /* expected: and has forked again since */
+	unsigned missed;               /* expected: times that nobody was there who could come */
 	struct session_memory *memory; /* NULL: only connected */
 	size_t memory_bytes;
 	int memfd;
@@ -304,6 +307,7 @@ static struct session *adopt(struct session *connected, struct session *expected
 	expected->uffd = connected->uffd;
 	expected->pid = connected->pid;
 	expected->child_token = 0;
+	expected->parent = 0;
 	connected->fd = connected->uffd = -1;
 	epoll_ctl(expected->run->epoll_fd, EPOLL_CTL_MOD, expected->fd, &event);
 	session_free(connected);
@@ -368,9 +372,30 @@ static void on_fork(struct session *session, struct session_message *request)
 	}
 	/* The parent waits for us with its lock held: its bits stand still, the counts are up. */
 	memcpy(held_of(child), held_of(session), run->slots.slots_count / 8);
+	for (struct session *at = run->sessions; at; at = at->next)
+		at->parent_went_on |= at->parent == session->pid;
 	child->child_token = env_random(run->env) | 1;
+	child->parent = session->pid;
 	request->token = child->child_token;
 	answer(session, request, 0, NULL, 0);
+}
+
+/*
+ * A child may be killed before its HELLO. That it will not come is sure when its parent is past the
+ * fork, or gone, and no process of the tree is without a session; seen twice, as one look at /proc
+ * may miss who is born meanwhile.
+ */
+void sessions_forget_unborn(struct supervisor *run)
+{
+	for (struct session *at = run->sessions, *next; at; at = next) {
+		next = at->next;
+		if (at->fd >= 0 || at->closed || !at->child_token)
+			continue;
+		if (!at->parent_went_on && session_of_process(run, at->parent))
+			continue;
+		if (++at->missed >= 2)
+			session_end(at);
+	}
 }
 
 static void on_fork_failed(struct session *session, struct session_message *request)

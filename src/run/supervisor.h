@@ -36,6 +36,7 @@ struct budget {
 	int64_t next_ns;    /* when to look again */
 	int64_t scan_ns;    /* when to look again for processes without a session */
 	uint64_t strangers; /* anonymous bytes of processes of the tree without a session */
+	unsigned strangers_count;
 	uint64_t peak_bytes;
 	bool activated;
 };
@@ -96,6 +97,8 @@ void session_receive(struct session *session);
 void session_io_done(uint64_t token, int status);
 /* Hands to the pool what it had no room for before. */
 void sessions_pump(struct supervisor *run);
+/* Every process of the tree has a session: ends those of children that were never born. */
+void sessions_forget_unborn(struct supervisor *run);
 /* Pieces were opened or refused: those who wait may go on. */
 void sessions_pieces_changed(struct supervisor *run);
 void sessions_nudge(struct supervisor *run);
