@@ -173,7 +173,7 @@ static unsigned bad_copies(const struct operation *op)
 {
 	unsigned mask = 0;
 
-	for (unsigned slot = 0; slot < PIECE_COPIES_MAX; slot++) {
+	for (unsigned slot = 0; op->mistrusts && slot < PIECE_COPIES_MAX; slot++) {
 		const struct copy *copy = &op->piece->copies[slot];
 
 		if (takes_reads(copy) && op->stored[slot] == copy->serial)
@@ -182,35 +182,39 @@ static unsigned bad_copies(const struct operation *op)
 	return mask;
 }
 
-/* One of the copies in `left`: one on this host, else by the page's number. */
-static int pick(const struct operation *op, unsigned left)
+/* One of the copies in the mask, by the page's number: copies far away share the reads. */
+static int pick(unsigned mask, uint64_t page)
 {
-	int chosen = -1;
+	unsigned count = (unsigned)__builtin_popcount(mask);
 
-	for (unsigned i = 0; i < PIECE_COPIES_MAX; i++) {
-		unsigned slot = (unsigned)(op->page + i) % PIECE_COPIES_MAX;
-		const struct copy *copy = &op->piece->copies[slot];
-
-		if (!(left & 1u << slot) || !copy->window)
-			continue;
-		if (copy->near)
-			return (int)slot;
-		if (chosen < 0)
-			chosen = (int)slot;
-	}
-	return chosen;
+	if (count == 0)
+		return -1;
+	for (unsigned skip = count > 1 ? (unsigned)(page % count) : 0; skip > 0; skip--)
+		mask &= mask - 1;
+	return __builtin_ctz(mask);
 }
 
-/* The copy to read from; -1: none is left. */
+/* The copy to read from: one on this host if there is any; -1: none is left. */
 static int choose_copy(const struct operation *op)
 {
 	const struct piece *piece = op->piece;
 	unsigned seen = op->tried | op->agreed | bad_copies(op);
-	int slot = pick(op, copies_in(piece, COPY_LIVE) & ~seen);
+	unsigned live = 0, filling = 0;
 
-	if (slot < 0 && !piece->direct && page_state(&piece->pages, page_in_piece(op)) == PAGE_HELD)
-		slot = pick(op, copies_in(piece, COPY_FILLING) & ~seen);
-	return slot;
+	for (unsigned slot = 0; slot < PIECE_COPIES_MAX; slot++) {
+		const struct copy *copy = &piece->copies[slot];
+
+		if (!copy->window || seen & 1u << slot)
+			continue;
+		if (copy->state == COPY_LIVE && copy->near)
+			return (int)slot;
+		live |= (copy->state == COPY_LIVE ? 1u : 0u) << slot;
+		filling |= (copy->state == COPY_FILLING ? 1u : 0u) << slot;
+	}
+	if (live == 0 && !piece->direct &&
+	    page_state(&piece->pages, page_in_piece(op)) == PAGE_HELD)
+		return pick(filling, op->page);
+	return pick(live, op->page);
 }
 
 /* Whether a copy that cannot be read now may be readable later. */
@@ -380,6 +384,7 @@ static void verify(struct operation *op, unsigned slot)
 		return;
 	}
 	op->stored[slot] = piece->copies[slot].serial;
+	op->mistrusts = true;
 	if (piece->copies[slot].state != COPY_LIVE) {
 		read_next(op);
 		return;
@@ -479,7 +484,7 @@ void io_done(struct pool *pool, uint64_t token, int status)
 	if (op->done) {
 		/* Only POOL_MUTATE_ACK_ORDER lets an operation end before its transfers. */
 		if (op->pending == 0 && op->told)
-			list_push_last(&volume->free, &op->link);
+			list_push_first(&volume->free, &op->link);
 		return;
 	}
 	if (op->kind == OPERATION_WRITE)

@@ -34,7 +34,7 @@ int operations_make(struct volume *volume)
 		op->volume = volume;
 		op->index = (uint16_t)i;
 		if (i < POOL_OPERATIONS_MAX) {
-			list_push_last(&volume->free, &op->link);
+			list_push_first(&volume->free, &op->link);
 		} else {
 			op->buf = volume->copy_pages + (i - POOL_OPERATIONS_MAX) * PAGE_BYTES;
 			list_push_last(&volume->copy_free, &op->link);
@@ -102,6 +102,7 @@ static void prepare(struct operation *op, enum operation_kind kind, uint64_t pag
 	op->agreed = 0;
 	op->loaded = false;
 	op->storing = false;
+	op->mistrusts = false;
 	op->discard = false;
 	op->told = false;
 	op->done = false;

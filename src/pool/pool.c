@@ -12,9 +12,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define FIBER_ROUNDS 8 /* of fibers and operations that wake each other, in one poll */
-#define LATE_NS      (500 * NS_PER_MS) /* behind a timer: the process was stopped */
-#define CLOSE_ROUNDS 100000u /* of fabric_poll() until every peer is down: F1 promises it */
+#define POLLS_WITHOUT_CLOCK 16u
+#define FIBER_ROUNDS        8 /* of fibers and operations that wake each other, in one poll */
+#define LATE_NS             (500 * NS_PER_MS) /* behind a timer: the process was stopped */
+#define CLOSE_ROUNDS        100000u /* of fabric_poll() until every peer is down: F1 promises it */
 
 static void set_defaults(struct pool_options *options)
 {
@@ -125,7 +126,8 @@ static void take_event(struct pool *pool, const struct fabric_event *event)
 		nodes_event(pool, event);
 }
 
-static void poll_fabric(struct pool *pool)
+/* Returns whether there was any event. */
+static bool poll_fabric(struct pool *pool)
 {
 	for (unsigned round = 0; round < POOL_EVENT_ROUNDS; round++) {
 		unsigned n = fabric_poll(pool->fabric, pool->events, POOL_EVENTS);
@@ -134,9 +136,22 @@ static void poll_fabric(struct pool *pool)
 		for (unsigned i = 0; i < n; i++)
 			take_event(pool, &pool->events[i]);
 		if (n < POOL_EVENTS)
-			return;
+			return round > 0 || n > 0;
 	}
 	pool_timer(pool, 0);
+	return true;
+}
+
+/*
+ * Reading the clock costs as much as reading a page by shm. While completions come one after the
+ * other and no lease hangs on the time, it is read now and then.
+ */
+static void read_clock(struct pool *pool, bool busy)
+{
+	if (busy && pool->leased == 0 && ++pool->polls_without_clock < POLLS_WITHOUT_CLOCK)
+		return;
+	pool->polls_without_clock = 0;
+	pool->now_ns = env_now_ns(pool->env);
 }
 
 /* A process that was stopped heard from nobody: its waits go on where they were. */
@@ -205,7 +220,7 @@ static void hand_out(struct operation *op, struct pool_event *event)
 	volume->outstanding--;
 	op->told = true;
 	if (op->pending == 0)
-		list_push_last(&volume->free, &op->link);
+		list_push_first(&volume->free, &op->link); /* used last: still in the cache */
 	if (volume->phase == VOLUME_ENDING)
 		pool_timer(volume->pool, 0);
 }
@@ -274,19 +289,20 @@ static unsigned tell_pieces(struct pool *pool, struct pool_event *events, unsign
 unsigned pool_poll(struct pool *pool, struct pool_event *events, unsigned max)
 {
 	unsigned n = 0;
-	int64_t last_ns;
+	int64_t last_ns = pool->now_ns;
 
-	poll_fabric(pool);
 	/* After the transfers that ended: what is told is judged by a clock read after them. */
-	last_ns = pool->now_ns;
-	pool->now_ns = env_now_ns(pool->env);
+	read_clock(pool, poll_fabric(pool));
 	if (pool->now_ns >= pool->timer_ns) {
 		excuse(pool, max_i64(last_ns, pool->timer_ns), pool->now_ns);
 		tick(pool, pool->now_ns);
 	}
-	operations_unblock(pool);
-	operations_run(pool);
-	run_fibers(pool);
+	if (!list_is_empty(&pool->blocked))
+		operations_unblock(pool);
+	if (!list_is_empty(&pool->ready))
+		operations_run(pool);
+	if (!list_is_empty(&pool->work) || sched_deadline_ns(pool->sched) <= pool->now_ns)
+		run_fibers(pool);
 	if (pool->flush) {
 		pool->flush = false;
 		fabric_flush(pool->fabric);

@@ -68,6 +68,8 @@ static void raise_epoch(struct piece *piece)
 {
 	uint32_t salt = checksum_epoch_salt(entry_of(piece)->piece_epoch);
 
+	/* P3, where it would be broken: the store and we never know two maps under one epoch. */
+	assert(entry_of(piece)->piece_epoch > piece->piece_epoch);
 	page_table_resalt(&piece->pages, piece->epoch_salt, salt);
 	piece->piece_epoch = entry_of(piece)->piece_epoch;
 	piece->epoch_salt = salt;

@@ -109,7 +109,7 @@ int volume_take_over(struct volume *volume)
 	if (err)
 		return err;
 	volume->record = record;
-	volume->leased = true;
+	volume_set_leased(volume, true);
 	if (record.replicas == 0 || record.replicas > POOL_REPLICAS_MAX ||
 	    record.size_bytes % PAGE_BYTES != 0 || record.size_bytes == 0 || record.slab_bytes == 0)
 		return -EPROTO;

@@ -124,7 +124,8 @@ static int make_new(struct volume *volume)
 	if (cluster_has_store(pool->cluster)) {
 		volume->renewed_ns = env_now_ns(pool->env);
 		err = volume_record_create(pool->cluster, record);
-		volume->leased = err == 0;
+		if (err == 0)
+			volume_set_leased(volume, true);
 	}
 	return err ? err : volume_make_pieces(volume);
 }
@@ -251,6 +252,13 @@ int volume_open(struct pool *pool, const struct volume_options *options, struct 
 }
 
 /* ---- the lease ---- */
+
+void volume_set_leased(struct volume *volume, bool leased)
+{
+	volume->pool->leased += leased;
+	volume->pool->leased -= volume->leased;
+	volume->leased = leased;
+}
 
 void volume_break(struct volume *volume, int status)
 {

@@ -152,6 +152,7 @@ struct operation {
 	uint8_t agreed;  /* loading: copies that were compared; storing: copies that were served */
 	bool loaded;     /* WRITE: the checksum is known; else buf has the page */
 	bool storing;    /* READ, COPY: buf goes to copies that lack the page */
+	bool mistrusts;  /* READ, COPY: `stored` names copies whose bytes were wrong */
 	bool discard;    /* when it ends, the page is discarded */
 	bool told;       /* the caller knows already (POOL_MUTATE_ACK_ORDER) */
 	bool done;
@@ -236,7 +237,9 @@ struct pool {
 	uint32_t workers, fills;
 	int64_t fill_next_ns;
 
-	int64_t now_ns;   /* as of the present poll */
+	int64_t now_ns; /* as of the present poll */
+	uint32_t polls_without_clock;
+	uint32_t leased;  /* volumes whose record is in the store, and ours */
 	int64_t timer_ns; /* when pool_tick() must run */
 	bool flush;       /* the fabric was given something since it was last flushed */
 	uint32_t tells;   /* volumes with READY or FAILED to be told */
@@ -265,6 +268,7 @@ static inline bool pool_mutates(const struct pool *pool, enum pool_mutation muta
 void volume_break(struct volume *volume, int status);
 /* Geometry is known: makes the pieces. -ENOMEM, -EINVAL: too many. */
 int volume_make_pieces(struct volume *volume);
+void volume_set_leased(struct volume *volume, bool leased);
 /* Everything about leases that is due. */
 void volume_renew(struct volume *volume, int64_t now_ns);
 static inline bool volume_renews(const struct volume *volume)
