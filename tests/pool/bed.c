@@ -143,6 +143,11 @@ void client_cut(struct bed_client *client, unsigned node)
 	fabric_disconnect(peer);
 }
 
+bool client_lost(const struct bed_client *client, unsigned node)
+{
+	return client->pool->nodes[node]->link != NODE_READY;
+}
+
 /* In small steps: a pool that finds itself far behind was stopped, and takes back the time. */
 void client_skip(struct bed_client *client, int64_t ns)
 {

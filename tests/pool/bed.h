@@ -102,6 +102,8 @@ void bed_pump(struct bed *bed);
 void bed_settle(struct bed *bed);
 /* Ends a client's connection to a node, in a list bed; both live on. */
 void client_cut(struct bed_client *client, unsigned node);
+/* Whether a client, in a list bed, has noticed that a node is gone. */
+bool client_lost(const struct bed_client *client, unsigned node);
 /* Sets a client's clock forward. */
 void client_skip(struct bed_client *client, int64_t ns);
 
