@@ -186,7 +186,10 @@ static void take_bytes(struct pager *pager, uint64_t page, entry_t entry, bool i
 	struct store *store = &pager->stores.item[pager->stores.count];
 
 	queues_remove(pager, entry_index(entry));
-	if (page_is_zero(bytes)) {
+	/* In the program's own memory nothing is looked at but by the kernel's and our copies. */
+	if (in_place)
+		raw_copy(pager->bounce, bytes, KERNEL_PAGE_BYTES);
+	if (page_is_zero(in_place ? pager->bounce : bytes)) {
 		if (in_place)
 			kernel_madvise(address_of(page), KERNEL_PAGE_BYTES, MADV_DONTNEED);
 		page_table_set(pager, page, 0);

@@ -35,7 +35,7 @@
 #define STACK_BELOW (16u * 1024) /* of the stack pointer: what a memory call may use */
 #define STACK_ABOVE (8u * 1024)
 #define STATE_BYTES ((sizeof(struct pager) + KERNEL_PAGE_BYTES - 1) & ~(KERNEL_PAGE_BYTES - 1))
-#define OWN_PAGES   (1 + LIMBO_PAGES + 1) /* doorbell, limbo, a page of zeros */
+#define OWN_PAGES   (1 + LIMBO_PAGES + 2) /* doorbell, limbo, zeros, bounce */
 
 void pager_broken(const char *promise)
 {
@@ -104,6 +104,8 @@ void pager_window_close(struct pager *pager)
 
 int pager_mail(struct pager *pager, enum mail kind, uintptr_t address, size_t len)
 {
+	uint32_t done = atomic_load(&pager->mail.done);
+
 	pager->mail.kind = kind;
 	pager->mail.address = address;
 	pager->mail.len = len;
@@ -112,6 +114,8 @@ int pager_mail(struct pager *pager, enum mail kind, uintptr_t address, size_t le
 	atomic_fetch_or(&pager->lock, LOCK_WINDOW);
 	kernel_futex_wake(&pager->lock, INT32_MAX);
 	*(volatile const char *)pager->doorbell;
+	/* Who answers the doorbell has counted first. */
+	PAGER_CHECK(atomic_load(&pager->mail.done) != done);
 	return pager->mail.result;
 }
 
@@ -131,6 +135,18 @@ static uintptr_t missing_stack(const struct pager *pager, uintptr_t stack)
 	return 0;
 }
 
+/*
+ * A write that changes nothing: the pager brings the page, writable. An exchange, because compilers
+ * make a plain load of an addition of nothing.
+ */
+static void touch(uintptr_t address)
+{
+	_Atomic unsigned char *byte = (_Atomic unsigned char *)address;
+	unsigned char value = atomic_load_explicit(byte, memory_order_relaxed);
+
+	atomic_compare_exchange_strong(byte, &value, value);
+}
+
 void pager_lock(struct pager *pager, struct pager_guard *guard)
 {
 	uintptr_t stack = (uintptr_t)__builtin_frame_address(0);
@@ -141,8 +157,7 @@ void pager_lock(struct pager *pager, struct pager_guard *guard)
 	take(pager, false);
 	while ((missing = missing_stack(pager, stack)) != 0) {
 		give(pager);
-		/* A write that changes nothing: the pager brings the page, writable. */
-		atomic_fetch_or_explicit((_Atomic unsigned char *)missing, 0, memory_order_relaxed);
+		touch(missing);
 		take(pager, false);
 	}
 	atomic_fetch_sub(&pager->callers, 1);
@@ -160,7 +175,7 @@ void pager_unlock(struct pager *pager, const struct pager_guard *guard)
 	kernel_signals_set(guard->signals, &blocked);
 }
 
-/* Maps the pager's own memory: its state, the doorbell, the limbo, a page of zeros. */
+/* Maps the pager's own memory: its state, the doorbell, the limbo, two pages more. */
 static struct pager *map_state(void)
 {
 	unsigned char *memory =
@@ -175,6 +190,7 @@ static struct pager *map_state(void)
 	pager->doorbell = (uintptr_t)memory;
 	pager->limbo = memory + KERNEL_PAGE_BYTES;
 	pager->zeros = memory + (1 + LIMBO_PAGES) * KERNEL_PAGE_BYTES;
+	pager->bounce = pager->zeros + KERNEL_PAGE_BYTES;
 	/* Present, so that the kernel copies from it and not from nothing. */
 	*(volatile unsigned char *)pager->zeros = 0;
 	return pager;

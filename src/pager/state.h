@@ -160,6 +160,7 @@ struct mailbox {
 	size_t len;
 	int result;
 	uint64_t token;
+	_Atomic uint32_t done; /* errands; what the thread did for them happened before */
 };
 
 struct history {
@@ -190,7 +191,7 @@ struct pager {
 	_Atomic uint32_t callers; /* program threads that wait for it */
 	_Atomic uint32_t turns;   /* times that one of them had it */
 	_Atomic uint32_t yields;  /* the pager thread waits for a turn to be over */
-	int window_tid;           /* whose faults are served in a window */
+	_Atomic int window_tid;   /* whose faults are served in a window */
 	bool forking;             /* the window is a fork's: nothing is evicted */
 	struct mailbox mail;
 	uintptr_t doorbell;
@@ -246,8 +247,8 @@ struct pager {
 	uint64_t rss_before;
 	struct history history[HISTORIES];
 	struct placement placement;
-	unsigned char *zeros; /* one page of them */
-	unsigned char *bounce;
+	unsigned char *zeros;  /* one page of them */
+	unsigned char *bounce; /* a copy of a page that the program's threads may be reading */
 	unsigned char *stack;
 	unsigned char *tls;
 };

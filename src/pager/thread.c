@@ -192,6 +192,7 @@ static bool serve_mail(struct pager *pager)
 		break;
 	}
 	mail->kind = MAIL_NONE;
+	atomic_fetch_add(&mail->done, 1);
 	/* The window ends with the errand, but for a fork's: that lasts until it is done. */
 	if (!pager->forking)
 		pager_window_close(pager);

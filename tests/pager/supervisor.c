@@ -236,7 +236,8 @@ static void end_client(struct world *world, unsigned session)
 
 	close(client->socket);
 	client->socket = -1;
-	/* A process may outlive its connection: until it is gone, far pages must not read as zeros. */
+	/* A process may outlive its connection: until it is gone, far pages must not read as zeros.
+	 */
 	if (client->uffd >= 0 && !world->supervisor->control->end_who_waits) {
 		close(client->uffd);
 		client->uffd = -1;

@@ -14,7 +14,8 @@
 
 #include <cmocka.h>
 
-#define PAGE_BYTES 4096u
+#define PAGE_BYTES  4096u
+#define STACK_BYTES (4u << 20) /* of which little is used, but sanitizers want much */
 
 static void write_all(struct program *program)
 {
@@ -306,13 +307,13 @@ static void a_stack_may_be_far_when_a_memory_call_is_made(void **state)
 	options.limit_pages = 24;
 	program_begin(&program, &options);
 	write_all(&program);
-	stack = program_map(&program, 64 * PAGE_BYTES);
+	stack = program_map(&program, STACK_BYTES);
 	pthread_attr_init(&attributes);
-	assert_int_equal(pthread_attr_setstack(&attributes, stack, 64 * PAGE_BYTES), 0);
+	assert_int_equal(pthread_attr_setstack(&attributes, stack, STACK_BYTES), 0);
 	assert_int_equal(pthread_create(&thread, &attributes, call_on_far_stack, &program), 0);
 	pthread_join(thread, NULL);
 	pthread_attr_destroy(&attributes);
-	program_unmap(&program, stack, 64 * PAGE_BYTES);
+	program_unmap(&program, stack, STACK_BYTES);
 	program_end(&program);
 }
 
