@@ -20,6 +20,7 @@
 #include <sys/file.h>
 #include <sys/random.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -356,6 +357,26 @@ static int real_dir_list(struct env *env, const char *path,
 	return err;
 }
 
+/* By the magic numbers of statfs(2); a file system in user space may be anything, so it is one. */
+static bool real_dir_is_remote(struct env *env, const char *path)
+{
+	static const uint32_t magics[] = {
+		0x6969 /* NFS */,      0x517b /* SMB */,       0xff534d42 /* CIFS */,
+		0xfe534d42 /* SMB2 */, 0x65735546 /* FUSE */,  0x01021997 /* 9P */,
+		0x00c36400 /* Ceph */, 0x5346414f /* AFS */,   0x0bd00bd0 /* Lustre */,
+		0x01161970 /* GFS2 */, 0x7461636f /* OCFS2 */,
+	};
+	struct statfs status;
+
+	if (statfs(path, &status) < 0)
+		return false;
+	for (size_t i = 0; i < ARRAY_COUNT(magics); i++) {
+		if ((uint32_t)status.f_type == magics[i])
+			return true;
+	}
+	return false;
+}
+
 /* ---- locks ---- */
 
 /*
@@ -408,6 +429,7 @@ struct env *env_real(void)
 		.dir_list = real_dir_list,
 		.lock = real_lock,
 		.unlock = real_unlock,
+		.dir_is_remote = real_dir_is_remote,
 	};
 	static struct env real = {.ops = &ops};
 

@@ -36,6 +36,7 @@ struct env_ops {
 			void (*each)(void *context, const char *name), void *context);
 	int (*lock)(struct env *env, const char *path);
 	void (*unlock)(struct env *env, int lock);
+	bool (*dir_is_remote)(struct env *env, const char *path); /* NULL: none is */
 };
 
 struct env {
@@ -117,6 +118,12 @@ static inline int env_dir_list(struct env *env, const char *path,
 static inline int env_lock(struct env *env, const char *path)
 {
 	return env->ops->lock(env, path);
+}
+
+/* Whether other machines may serve or change the directory: it lies on a network file system. */
+static inline bool env_dir_is_remote(struct env *env, const char *path)
+{
+	return env->ops->dir_is_remote && env->ops->dir_is_remote(env, path);
 }
 
 static inline void env_unlock(struct env *env, int lock)

@@ -130,6 +130,9 @@ static int open_dir(struct cluster *cluster, const char *path)
 
 	int err = store_dir_open(cluster->env, path, CLUSTER_ROOT_NAME, &cluster->store);
 
+	/* What a server shows of a file may be a moment old, so a lease must be long beside it. */
+	cluster->lease_ns_min = env_dir_is_remote(cluster->env, path) ? CLUSTER_LEASE_NS_REMOTE
+								      : RECORD_LEASE_NS_MIN;
 	if (!err)
 		err = read_or_make_root(cluster);
 	if (!err)
@@ -402,11 +405,12 @@ int cluster_join(struct cluster *cluster, const struct cluster_member *self, int
 
 	if (lease_ns == 0)
 		lease_ns = CLUSTER_LEASE_NS_DEFAULT;
-	if (self->id == 0 || self->addresses == 0 || self->addresses > CLUSTER_ADDRESSES_MAX ||
-	    lease_ns < RECORD_LEASE_NS_MIN || lease_ns > RECORD_LEASE_NS_MAX)
+	if (self->id == 0 || self->addresses == 0 || self->addresses > CLUSTER_ADDRESSES_MAX)
 		return -EINVAL;
 	if (!cluster->store)
 		return 0;
+	if (lease_ns < cluster->lease_ns_min || lease_ns > RECORD_LEASE_NS_MAX)
+		return -EINVAL;
 
 	struct record_member fresh = {
 		.id = self->id,

@@ -8,10 +8,11 @@
 #include "cluster/record.h"
 #include "cluster/store.h"
 
-#define CLUSTER_LOOK_NS     (INT64_C(100) * 1000 * 1000)
-#define CLUSTER_WATCHES_MAX 256u /* volumes whose owner's lease is watched at a time */
-#define CLUSTER_ROOT_NAME   "cluster"
-#define CLUSTER_BURY_LEASES 64 /* a member that is dead for so many intervals is forgotten */
+#define CLUSTER_LOOK_NS         (INT64_C(100) * 1000 * 1000)
+#define CLUSTER_WATCHES_MAX     256u /* volumes whose owner's lease is watched at a time */
+#define CLUSTER_LEASE_NS_REMOTE (INT64_C(1000) * 1000 * 1000)
+#define CLUSTER_ROOT_NAME       "cluster"
+#define CLUSTER_BURY_LEASES     64 /* a member that is dead for so many intervals is forgotten */
 
 /* A member as it is seen from here. */
 struct member_watch {
@@ -32,7 +33,8 @@ struct lease_watch {
 struct cluster {
 	struct env *env;
 	struct log *log;
-	struct store *store; /* NULL: a list */
+	struct store *store;  /* NULL: a list */
+	int64_t lease_ns_min; /* of ours: of a folder that others serve, CLUSTER_LEASE_NS_REMOTE */
 	uint64_t id;
 
 	uint32_t members;

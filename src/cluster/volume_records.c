@@ -142,12 +142,12 @@ static int write_volume(struct cluster *cluster, struct volume_record *record)
 
 /* ---- create ---- */
 
-static bool can_be_created(const struct volume_record *record)
+static bool can_be_created(const struct cluster *cluster, const struct volume_record *record)
 {
 	return record->id != 0 && record->owner != 0 && record->pieces <= CLUSTER_PIECES_MAX &&
 	       record->slab_bytes != 0 && record->replicas != 0 &&
-	       record->replicas <= CLUSTER_COPIES_MAX && record->lease_ns >= RECORD_LEASE_NS_MIN &&
-	       record->lease_ns <= RECORD_LEASE_NS_MAX;
+	       record->replicas <= CLUSTER_COPIES_MAX &&
+	       record->lease_ns >= cluster->lease_ns_min && record->lease_ns <= RECORD_LEASE_NS_MAX;
 }
 
 /* The first lease. What may be there is that of a volume of this name that was removed. */
@@ -178,7 +178,7 @@ int volume_record_create(struct cluster *cluster, struct volume_record *record)
 		return -ENOTSUP;
 	if (record->lease_ns == 0)
 		record->lease_ns = CLUSTER_LEASE_NS_DEFAULT;
-	if (name_of(name, "volumes", record->name) != 0 || !can_be_created(record))
+	if (name_of(name, "volumes", record->name) != 0 || !can_be_created(cluster, record))
 		return -EINVAL;
 	record->owner_epoch = 1;
 	record->lease_counter = 1;

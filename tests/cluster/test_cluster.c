@@ -288,6 +288,29 @@ static void joining_asks_for_an_id_and_an_address_and_a_sane_lease(void **state)
 	assert_int_equal(sees(stage, 0, 1), -1);
 }
 
+static bool is_remote(struct env *env, const char *path)
+{
+	return true;
+}
+
+static void leases_on_a_folder_that_others_serve_are_long(void **state)
+{
+	struct stage *stage = *state;
+	struct env *env = stage->machine[0].env;
+	const struct env_ops *local = env->ops;
+	struct env_ops remote = *local;
+	struct cluster_member member = member_of(1);
+
+	remote.dir_is_remote = is_remote;
+	env->ops = &remote;
+	reboot(stage, 0);
+	assert_int_equal(cluster_join(stage->machine[0].cluster, &member, NS_PER_S - 1), -EINVAL);
+	assert_int_equal(cluster_join(stage->machine[0].cluster, &member, NS_PER_S), 0);
+	env->ops = local;
+	reboot(stage, 0);
+	assert_int_equal(cluster_join(stage->machine[0].cluster, &member, 10 * NS_PER_MS), 0);
+}
+
 /* ---- lists ---- */
 
 static void a_list_names_its_members(void **state)
@@ -783,6 +806,7 @@ int main(void)
 		STAGED(only_members_forget_the_dead),
 		STAGED(a_member_that_cannot_write_is_dead_to_others_until_it_can),
 		STAGED(joining_asks_for_an_id_and_an_address_and_a_sane_lease),
+		STAGED(leases_on_a_folder_that_others_serve_are_long),
 		STAGED(a_list_names_its_members),
 		STAGED(what_is_no_cluster_is_refused),
 		STAGED(a_volume_is_made_once),
