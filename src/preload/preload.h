@@ -14,6 +14,7 @@
  *       memory_calls.c   mmap, munmap, mremap, mprotect, madvise, mlock: what each means for
  *                        memory that may be far
  *       program_break.c  brk and sbrk: the heap grows in mappings of ours
+ *       zero_data.c      large arrays that were there before us
  *       marks.c          what the program asked for its memory that we must remember
  *       process_calls.c  fork, exec, and which function stands for which system call
  *       apart.c          stacks of our own, for what is done under the pager's lock
@@ -36,9 +37,9 @@
  * Which memory is managed
  *
  *   Private anonymous mappings of at least PRELOAD_MANAGED_MIN bytes that are not stacks, not
- *   executable, not locked, not of huge pages; and the heap above the place where it stood when
- *   we came. All else stays local. What was managed once stays managed until it is unmapped,
- *   whatever is done to its protection.
+ *   executable, not locked, not of huge pages; the heap above the place where it stood when we
+ *   came; and zeroed data that nobody had touched by then. All else stays local. What was managed
+ * once stays managed until it is unmapped, whatever is done to its protection.
  *
  * Invariants
  *
@@ -143,6 +144,9 @@ void program_break_start(struct program_break *brk);
 uintptr_t memory_break(uintptr_t wanted);
 /* sbrk(), by so many bytes as the first argument says: the old break, or -ENOMEM. */
 long memory_break_by(const long argument[6]);
+
+/* zero_data.c: at start, when the pager is there. */
+void zero_data_manage(void);
 
 /* process_calls.c: as above */
 long process_fork(void);

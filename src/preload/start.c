@@ -107,4 +107,5 @@ __attribute__((constructor)) static void start(void)
 	/* From here on our calls act; the heap begins to be ours where it ends now. */
 	program_break_start(&preload.brk);
 	preload.pager = pager;
+	zero_data_manage();
 }

@@ -131,6 +131,15 @@ static void the_heap_of_brk_is_caught(void **state)
 	assert_true(outcome.bytes >= 7 << 20);
 }
 
+static void arrays_in_zeroed_data_are_caught(void **state)
+{
+	struct outcome outcome;
+
+	run(&outcome, "zero_data", "none", "1");
+	assert_true(succeeded(&outcome));
+	assert_true(outcome.bytes >= 120 << 20);
+}
+
 static void arenas_of_threads_are_caught(void **state)
 {
 	struct outcome outcome;
@@ -180,6 +189,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(without_a_run_nothing_is_done),
 		cmocka_unit_test(large_memory_of_malloc_is_caught),
 		cmocka_unit_test(the_heap_of_brk_is_caught),
+		cmocka_unit_test(arrays_in_zeroed_data_are_caught),
 		cmocka_unit_test(arenas_of_threads_are_caught),
 		cmocka_unit_test(forks_are_announced),
 		cmocka_unit_test(a_damaged_token_is_refused),
