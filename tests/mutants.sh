@@ -19,6 +19,8 @@ libraries=("${@:4}" -lcmocka -lisal -lcrypto -lmicrohttpd -lboost_context -lpthr
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 survivors=0
+# A broken program may print without end: its log must not fill the disk.
+ulimit -f 1048576
 flags=(-std=gnu17 -D_GNU_SOURCE -O1 -g -w -I"$dir" -I"$PWD/src" -I"$PWD/include"
 	-I"$PWD/tests/$folder" -DSTAGE_PATIENCE_NS='(5 * NS_PER_S)')
 
