@@ -19,6 +19,7 @@
 #define KERNEL_SYS_FORK (-1)
 #endif
 
+/* NOLINTNEXTLINE(readability-function-size): the kernel takes six arguments. */
 static inline long kernel_call(long number, long a, long b, long c, long d, long e, long f)
 {
 #if defined(__x86_64__)

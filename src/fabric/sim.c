@@ -62,9 +62,13 @@ static struct sim_peer *peer_make(struct sim_transport *transport, bool accepted
 
 static bool parse_address(const char *address, uint64_t *number)
 {
-	int end = 0;
+	static const char scheme[] = "sim://";
+	char *end;
 
-	return sscanf(address, "sim://%" SCNu64 "%n", number, &end) == 1 && address[end] == '\0';
+	if (strncmp(address, scheme, sizeof(scheme) - 1) != 0)
+		return false;
+	*number = strtoull(address + sizeof(scheme) - 1, &end, 10);
+	return end != address + sizeof(scheme) - 1 && *end == '\0';
 }
 
 static struct sim_listener *listener_find(const struct sim_net *net, uint64_t number)

@@ -212,6 +212,7 @@ static void op_done(struct sim_op *op, int status)
 {
 	struct sim_peer *peer = op->peer;
 
+	assert(peer); /* it is done once */
 	op->peer = NULL;
 	list_remove(&op->of_peer);
 	if (status == 0 && op->op.kind == FABRIC_OP_READ)

@@ -102,9 +102,16 @@ static void tell_actual(int fd, const struct uri_host *asked, char *actual)
 	struct uri_host host = *asked;
 	char text[URI_HOST_BYTES + 16] = "";
 
-	getsockname(fd, (struct sockaddr *)&bound, &len_bytes);
-	host.port = ntohs(bound.ss_family == AF_INET ? ((struct sockaddr_in *)&bound)->sin_port
-						     : ((struct sockaddr_in6 *)&bound)->sin6_port);
+	if (getsockname(fd, (struct sockaddr *)&bound, &len_bytes) == 0) {
+		struct sockaddr_in inet;
+
+		/* The port lies at the same place in the addresses of both families. */
+		static_assert(offsetof(struct sockaddr_in, sin_port) ==
+				      offsetof(struct sockaddr_in6, sin6_port),
+			      "IPv4 and IPv6");
+		memcpy(&inet, &bound, sizeof(inet));
+		host.port = ntohs(inet.sin_port);
+	}
 	if (!host.name[0] || strcmp(host.name, "0.0.0.0") == 0 || strcmp(host.name, "::") == 0)
 		gethostname(host.name, sizeof(host.name) - 1);
 	uri_print_host(&host, text, sizeof(text));

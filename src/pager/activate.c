@@ -46,7 +46,7 @@ static void settle_present(struct pager *pager, uint64_t page)
 /* Kernels from 6.7 tell present pages by regions. */
 static int scan_regions(struct pager *pager, uintptr_t start, uintptr_t end)
 {
-	struct kernel_page_region regions[REGIONS_MAX];
+	struct kernel_page_region regions[REGIONS_MAX] = {0};
 	struct kernel_pm_scan_arg scan = {
 		.size = sizeof(scan),
 		.start = start,
@@ -76,7 +76,7 @@ static int scan_regions(struct pager *pager, uintptr_t start, uintptr_t end)
 
 static void scan_words(struct pager *pager, uintptr_t start, uintptr_t end)
 {
-	uint64_t words[PAGEMAP_WORDS];
+	uint64_t words[PAGEMAP_WORDS] = {0};
 	uint64_t page = page_of(start);
 
 	while (page < page_of(end)) {
@@ -120,7 +120,7 @@ void activate(struct pager *pager)
 /* The process's anonymous pages, or 0. */
 static uint64_t anonymous_pages(const struct pager *pager)
 {
-	char text[STATM_BYTES];
+	char text[STATM_BYTES] = "";
 	uint64_t number[3] = {0}; /* size, resident, shared */
 	long len = kernel_pread(pager->fd_statm, text, sizeof(text), 0);
 	unsigned field = 0;

@@ -27,7 +27,7 @@ static void unmap_piece(struct pager *pager, uint32_t piece)
 static void map_piece(struct pager *pager, uint32_t piece, uint64_t page)
 {
 	struct session_message message = talk_message_of(SESSION_PIECE_MAP);
-	struct stat stat;
+	struct stat stat = {0};
 	void *slab;
 	int fd = -1;
 	int err;

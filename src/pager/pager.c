@@ -152,6 +152,7 @@ void pager_lock(struct pager *pager, struct pager_guard *guard)
 	uintptr_t stack = (uintptr_t)__builtin_frame_address(0);
 	uintptr_t missing;
 
+	guard->signals = 0;
 	kernel_signals_set(UINT64_MAX, &guard->signals);
 	atomic_fetch_add(&pager->callers, 1);
 	take(pager, false);
@@ -169,7 +170,7 @@ void pager_lock(struct pager *pager, struct pager_guard *guard)
 
 void pager_unlock(struct pager *pager, const struct pager_guard *guard)
 {
-	uint64_t blocked;
+	uint64_t blocked = 0;
 
 	give(pager);
 	kernel_signals_set(guard->signals, &blocked);

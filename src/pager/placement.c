@@ -82,7 +82,7 @@ static int processor_of(int tid)
 
 static bool is_lone(const struct pager *pager)
 {
-	struct stat stat;
+	struct stat stat = {0};
 
 	if (pager->placement.several || kernel_fstat(pager->fd_task, &stat))
 		return false;

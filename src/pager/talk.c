@@ -85,7 +85,7 @@ static int receive(struct pager *pager, struct session_message *message, int *fd
 		   int flags)
 {
 	struct iovec part = {.iov_base = message, .iov_len = sizeof(*message)};
-	union control control;
+	union control control = {0};
 	struct msghdr msg = {.msg_iov = &part,
 			     .msg_iovlen = 1,
 			     .msg_control = &control,
@@ -97,6 +97,7 @@ static int receive(struct pager *pager, struct session_message *message, int *fd
 	if (got <= 0)
 		return -ECONNRESET;
 	take_fds(&msg, fds, n);
+	/* NOLINTNEXTLINE(clang-analyzer-core.*): the kernel has filled it */
 	if (got != sizeof(*message) || message->magic != SESSION_MAGIC ||
 	    message->version != SESSION_VERSION)
 		return -EPROTO;
@@ -197,7 +198,7 @@ static int connect_to(struct pager *pager)
 /* Maps what came with WELCOME; it is shared with the supervisor and no business of a child. */
 static void *map_shared(int fd, uint64_t len)
 {
-	struct stat stat;
+	struct stat stat = {0};
 	void *memory;
 
 	/* A file shorter than promised would be a SIGBUS later. */

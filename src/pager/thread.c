@@ -275,8 +275,8 @@ static unsigned last_number(const char *text, long len)
  */
 static void leave_if_alone(struct pager *pager)
 {
-	char text[STAT_BYTES];
-	struct stat stat;
+	char text[STAT_BYTES] = "";
+	struct stat stat = {0};
 	long len;
 	long i;
 	int fd;
@@ -376,7 +376,7 @@ static int wait_until_started(struct pager *pager)
 
 static void *run_pthread(void *context)
 {
-	uint64_t before;
+	uint64_t before = 0;
 
 	kernel_signals_set(UINT64_MAX, &before);
 	thread_main(context);
@@ -412,7 +412,7 @@ int thread_start(struct pager *pager)
 {
 	unsigned long flags = CLONE_VM | CLONE_FS | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM |
 			      CLONE_SETTLS | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID;
-	uint64_t before;
+	uint64_t before = 0;
 	long tid;
 
 	if (!pager->stack) {

@@ -20,8 +20,8 @@
 #define DEFAULT_SLOTS  1024u
 
 /* Threads are started in children of processes with threads: gcc's runtime asks to be told. */
-const char *__tsan_default_options(void);
-const char *__tsan_default_options(void)
+const char *__tsan_default_options(void); /* NOLINT(bugprone-reserved-identifier,cert-*) */
+const char *__tsan_default_options(void)  /* NOLINT(bugprone-reserved-identifier,cert-*) */
 {
 	return "die_after_fork=0";
 }
