@@ -375,6 +375,18 @@ static void free_slabs_now(struct volume *volume)
 				copy_give_back(&volume->pieces[i], slot);
 }
 
+/* Slabs that the map does not name: whoever takes the volume over would not know of them. */
+static void free_unlisted(struct volume *volume)
+{
+	for (uint32_t i = 0; volume->pieces && i < volume->record.pieces; i++) {
+		struct piece *piece = &volume->pieces[i];
+
+		for (unsigned slot = 0; slot < PIECE_COPIES_MAX && !piece->in_doubt; slot++)
+			if (piece->copies[slot].state != COPY_EMPTY && !piece->copies[slot].listed)
+				copy_give_back(piece, slot);
+	}
+}
+
 /* Everything that the cluster and the nodes should know of a volume's end. */
 static void let_go(struct volume *volume, bool now)
 {
@@ -382,6 +394,8 @@ static void let_go(struct volume *volume, bool now)
 	bool ours = volume->status == -ECANCELED; /* not BROKEN before */
 
 	if (volume->keep) {
+		if (ours)
+			free_unlisted(volume);
 		if (volume->leased && ours)
 			(void)volume_record_give_up(cluster, &volume->record);
 		if (!now)
