@@ -104,6 +104,7 @@ static void close_handle(struct sim_owner *owner, struct sim_handle *handle, boo
 		 handle->what->name);
 	if (delete || !owner->run->plan.store)
 		handle->what->gone = true;
+	owner->deposed |= !delete;
 	handle->what->close_asked = false;
 	handle->what->delete_asked = false;
 	/* Operations still to be told refer to the handle: it stays in use until they were. */
@@ -449,11 +450,14 @@ static void handle_event(struct sim_owner *owner, const struct pool_event *event
 		owner->run->counts.takeovers += handle->what->made;
 		handle->what->made = true;
 		take_over_pages(handle->what);
+		/* Its last owner could not delete it: the store was away. */
+		if (handle->what->gone)
+			close_handle(owner, handle, true);
 	} else if (event->kind == VOLUME_FAILED) {
 		sim_tell(owner->run, "owner %u lost %s: %s", owner->index, handle->what->name,
 			 afar_strerror(event->status));
 		handle->failed = true;
-		owner->lost_lease |= event->status == AFAR_ELEASE;
+		owner->deposed |= event->status == AFAR_ELEASE;
 		handle->what->prefer_takeover = !handle->what->prefer_takeover;
 		volume_close(event->volume);
 	}

@@ -260,15 +260,15 @@ static bool lose_one_more(struct sim_run *run)
 }
 
 /*
- * An owner that lost a volume may have slabs of it on nodes where its successor never was. They
- * are its own until its connection ends, as it does with a process that lost its volume.
+ * An owner that lost a volume, or handed it over, may have slabs of it on nodes where its successor
+ * never was. They are its own until its connection ends.
  */
 static void end_deposed_owners(struct sim_run *run)
 {
 	for (uint32_t i = 0; i < run->plan.owners; i++) {
 		struct sim_owner *owner = &run->owner[i];
 
-		if (!owner->lost_lease)
+		if (!owner->deposed)
 			continue;
 		sim_tell(run, "owner %u starts again", i);
 		world_crash(run->world, owner->machine);

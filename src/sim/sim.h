@@ -182,7 +182,7 @@ struct sim_owner {
 	unsigned char *buffers;
 	uint32_t busy, next_serial;
 	int64_t work_due_ns, open_due_ns; /* by the machine's clock */
-	bool lost_lease;                  /* a volume of it was taken over while it lived */
+	bool deposed;                     /* a volume of it became another one's while it lived */
 	bool asked;                       /* something is asked of one of its volumes */
 };
 
