@@ -53,9 +53,9 @@ class Bench:
 
     def far_run(self, program: Sequence[str], options: Sequence[str] = (),
                 local: Optional[str] = None) -> str:
-        return subprocess.run([self.afar, "run", "--local", local or self.local(), "--far", NODE_SLACK,
-                               *options, "--", *program], check=True, stdout=subprocess.PIPE,
-                              text=True).stdout
+        words = [self.afar, "run", "--local", local or self.local(), "--far", NODE_SLACK]
+        return subprocess.run([*words, *options, "--", *program], check=True,
+                              stdout=subprocess.PIPE, text=True).stdout
 
     def swap_run(self, program: Sequence[str]) -> str:
         """The program in a memory cgroup of its own, with the same limit."""
@@ -120,7 +120,8 @@ def nbdfuse(mib: int) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="afar-bench-") as at:
         for name in ("nbdkit", "nbdfuse"):
             sh("which", name)
-        server = subprocess.Popen(["nbdkit", "--foreground", "-U", f"{at}/nbd", "memory", f"{mib}M"])
+        server = subprocess.Popen(
+            ["nbdkit", "--foreground", "-U", f"{at}/nbd", "memory", f"{mib}M"])
         mount = Path(at) / "disk"
         mount.touch()
         fuse = None
@@ -216,12 +217,13 @@ def fault_p99(bench: Bench, wanted: Sequence[str]) -> None:
 
 
 def order_entry(items: int, transactions: int) -> str:
-    """An order-entry load on tables in memory: a few hot districts, customers and items at random."""
+    """An order-entry load on tables in memory: customers and items at random."""
     body = f"""
         BEGIN;
         INSERT INTO orders SELECT max(id) + 1, abs(random()) % {items // 10}, abs(random()) % 10
             FROM orders;
-        INSERT INTO line SELECT (SELECT max(id) FROM orders), value, abs(random()) % {items}, value + 1
+        INSERT INTO line
+            SELECT (SELECT max(id) FROM orders), value, abs(random()) % {items}, value + 1
             FROM generate_series(0, 9);
         UPDATE stock SET quantity = quantity - 1, sold = sold + 1
             WHERE item IN (SELECT item FROM line WHERE number = (SELECT max(id) FROM orders));
@@ -275,7 +277,8 @@ def app50(bench: Bench, wanted: Sequence[str]) -> None:
             local = transactions_per_s(started.stdout.read(), transactions)
             peak_mib = os.wait4(started.pid, 0)[2].ru_maxrss // 1024
             started.returncode = 0
-            far = transactions_per_s(bench.far_run(program, local=f"{peak_mib // 2}M"), transactions)
+            output = bench.far_run(program, local=f"{peak_mib // 2}M")
+            far = transactions_per_s(output, transactions)
             ratios.append(far / local)
     report("run.app50_peak_mib", float(peak_mib or 0), "MiB")
     report("run.app50_vs_local", statistics.median(ratios), "ratio")

@@ -33,6 +33,16 @@ struct pool_node *node_of_id(struct pool *pool, uint64_t id)
 	return node;
 }
 
+static bool is_same_member(const struct cluster_member *a, const struct cluster_member *b)
+{
+	if (a->id != b->id || a->alive != b->alive || a->addresses != b->addresses)
+		return false;
+	for (uint32_t i = 0; i < a->addresses && i < CLUSTER_ADDRESSES_MAX; i++)
+		if (strcmp(a->address[i], b->address[i]) != 0)
+			return false;
+	return strcmp(a->boot_id, b->boot_id) == 0;
+}
+
 void nodes_refresh(struct pool *pool)
 {
 	unsigned count = cluster_members(pool->cluster, pool->members, CLUSTER_MEMBERS_MAX);
@@ -45,10 +55,7 @@ void nodes_refresh(struct pool *pool)
 		if (!node)
 			break;
 		node->present = true;
-		/* A difference in padding would only cost a try. */
-		/* NOLINTNEXTLINE(bugprone-suspicious-memory-comparison,cert-exp42-c,cert-flp37-c)
-		 */
-		if (memcmp(&node->member, &pool->members[i], sizeof(node->member)) != 0) {
+		if (!is_same_member(&node->member, &pool->members[i])) {
 			/* Other addresses, or alive again: no reason to wait any longer. */
 			node->member = pool->members[i];
 			node->retry_ns = 0;

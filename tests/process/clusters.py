@@ -107,7 +107,8 @@ def killed_node(afar: Afar, options: list[str]) -> tuple[int, str]:
             for _ in range(3):
                 nodes.append(Node(afar, ["--listen", "tcp://127.0.0.1:0", "--memory", "256M",
                                          "--slab", "8M", "--headroom", "0"]))
-            cluster = "tcp://" + ",".join(node.addresses[0].removeprefix("tcp://") for node in nodes)
+            hosts = [node.addresses[0].removeprefix("tcp://") for node in nodes]
+            cluster = "tcp://" + ",".join(hosts)
             run = Run(afar, at, cluster, options, "60000")
             nodes[0].kill()
             return run.end()

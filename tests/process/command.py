@@ -94,7 +94,8 @@ while True:
 def start_holder(afar: Afar, at: Path) -> "subprocess.Popen[bytes]":
     """A program with far memory that runs for ever; it has faulted when this returns."""
     process = subprocess.Popen(
-        [afar.binary, "run", "--local", "32M", "--far", "96M", "--", "/usr/bin/python3", "-c", HOLDER],
+        [afar.binary, "run", "--local", "32M", "--far", "96M", "--",
+         "/usr/bin/python3", "-c", HOLDER],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
         start_new_session=True, env={**os.environ, "TMPDIR": str(at)})
     assert process.stdout
@@ -173,11 +174,13 @@ def node_command(afar: Afar) -> None:
         expect(afar, ["node", "--listen", node.addresses[0], "--memory", "64M"], 1, "listen")
         assert node.process.stdout
         port = int(node.process.stdout.readline().split()[-1])
-        text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60).read().decode()
+        url = f"http://127.0.0.1:{port}/metrics"
+        text = urllib.request.urlopen(url, timeout=60).read().decode()
         if not re.search(r"^# TYPE afar_node_\w+ (gauge|counter)$", text, re.M):
             fail(f"no metrics: {text[:500]}")
         expect(afar, ["status", "--cluster", node.addresses[0]], 0, printed="ok\n")
-        found = json.loads(expect(afar, ["status", "--json", "--cluster", node.addresses[0]], 0).stdout)
+        done = expect(afar, ["status", "--json", "--cluster", node.addresses[0]], 0)
+        found = json.loads(done.stdout)
         if found["health"] != "ok" or found["nodes"][0]["capacity_bytes"] != 64 << 20:
             fail(f"status says {found}")
     expect(afar, ["status", "--cluster", node.addresses[0]], 3, printed="down")

@@ -31,9 +31,11 @@ def same_output(afar: Afar, program: Sequence[str], local: str, stdin: bytes = b
     with folder() as at:
         far = afar.run(program, local, at / "statistics", input=stdin, env=environment)
         if far.returncode != plain.returncode:
-            fail(f"status {far.returncode} and not {plain.returncode}: {far.stderr.decode()[-2000:]}")
+            fail(f"status {far.returncode} and not {plain.returncode}: "
+                 f"{far.stderr.decode()[-2000:]}")
         if digest(far.stdout) != digest(plain.stdout):
-            fail(f"{len(far.stdout)} bytes that differ from the {len(plain.stdout)} of the plain run")
+            fail(f"{len(far.stdout)} bytes that differ from the {len(plain.stdout)} of the plain "
+                 "run")
         if not plain.stdout:
             fail("nothing was printed: nothing is proven")
         if far_faults(at / "statistics") == 0:
@@ -107,7 +109,8 @@ print(hashlib.sha256(c.tobytes()).hexdigest())
 
 
 def python_dict(afar: Afar) -> None:
-    same_output(afar, ["/usr/bin/python3", "-c", PYTHON_DICT], "18M", environment={"PYTHONHASHSEED": "0"})
+    same_output(afar, ["/usr/bin/python3", "-c", PYTHON_DICT], "18M",
+                environment={"PYTHONHASHSEED": "0"})
 
 
 def python_numpy(afar: Afar) -> None:
@@ -117,7 +120,8 @@ def python_numpy(afar: Afar) -> None:
 def gcc(afar: Afar) -> None:
     functions = "".join(
         f"int f{i}(int a, int b) {{ int c = a * {i} + b; for (int i = 0; i < b; i++) "
-        f"c ^= (c << {i % 13 + 1}) + a / (i + {i + 1}); if (c % 3) c += f{max(i - 1, 0)}(a - 1, b / 2);"
+        f"c ^= (c << {i % 13 + 1}) + a / (i + {i + 1}); "
+        f"if (c % 3) c += f{max(i - 1, 0)}(a - 1, b / 2);"
         f" return c; }}\n" for i in range(1, 800))
     source = "int f0(int a, int b) { return a + b; }\n" + functions
     same_output(afar, ["gcc", "-O1", "-S", "-x", "c", "-", "-o", "-"], "24M", source.encode())
@@ -125,7 +129,11 @@ def gcc(afar: Afar) -> None:
 
 PERL = r"""
 my %h; my @a;
-for my $i (0 .. 120_000) { my $k = "key " . ($i * 7919 % 1000003); $h{$k} = "value $i" x 2; push @a, $k; }
+for my $i (0 .. 120_000) {
+    my $k = "key " . ($i * 7919 % 1000003);
+    $h{$k} = "value $i" x 2;
+    push @a, $k;
+}
 my $sum = 0;
 for my $k (sort keys %h) { $sum = ($sum * 31 + length($h{$k}) + ord(substr($k, -1))) % 1000000007; }
 for my $i (reverse 0 .. $#a) { delete $h{$a[$i]} if $i % 2; }
@@ -204,6 +212,10 @@ class Redis:
         self.send(command)
         return self.reply()
 
+    def persistence(self) -> bytes:
+        answer = self.call(b"INFO", b"persistence")
+        return answer if isinstance(answer, bytes) else b""
+
     def pipeline(self, commands: Sequence[Sequence[bytes]]) -> list[object]:
         replies = []
         for at in range(0, len(commands), 200):
@@ -232,9 +244,9 @@ def snapshot_under_load(redis: Redis, keys: int) -> None:
     redis.pipeline([(b"SET", key_name(i), value(i, 1)) for i in range(keys)])
     redis.call(b"BGSAVE")
     redis.pipeline([(b"SET", key_name(i), value(i, 2)) for i in range(keys)])
-    while b"rdb_bgsave_in_progress:1" in bytes(redis.call(b"INFO", b"persistence")):  # type: ignore
+    while b"rdb_bgsave_in_progress:1" in redis.persistence():
         redis.pipeline([(b"SET", key_name(i), value(i, 2)) for i in range(0, keys, 50)])
-    if b"rdb_last_bgsave_status:ok" not in bytes(redis.call(b"INFO", b"persistence")):  # type: ignore
+    if b"rdb_last_bgsave_status:ok" not in redis.persistence():
         fail("the snapshot failed")
 
 
@@ -266,7 +278,7 @@ def redis_server(afar: Afar) -> None:
         server = start_redis(["redis-server"], at)
         try:
             redis = Redis(connect(at / "redis", server))
-            while bytes(redis.call(b"INFO", b"persistence")).find(b"\nloading:1") >= 0:  # type: ignore
+            while b"\nloading:1" in redis.persistence():
                 pass
             check_values(redis, keys, 1)
             redis.close()
@@ -315,7 +327,8 @@ def memcached(afar: Afar) -> None:
         try:
             connect(at / "socket", server).close()
             clients = [threading.Thread(target=memcached_client, args=(
-                at / "socket", server, i, random.Random(numbers.random()), errors)) for i in range(4)]
+                at / "socket", server, i, random.Random(numbers.random()), errors))
+                for i in range(4)]
             for client in clients:
                 client.start()
             for client in clients:
