@@ -5,6 +5,8 @@
 #include "base/stack_switch.h"
 
 #include <assert.h>
+#include <limits.h>
+#include <linux/futex.h>
 #include <signal.h>
 #include <stdalign.h>
 #include <stdatomic.h>
@@ -24,6 +26,8 @@ struct apart {
 static struct stack stacks[APART_STACKS];
 static _Atomic uint32_t taken; /* one bit a stack */
 
+#define ALL_TAKEN UINT32_MAX
+
 static_assert(APART_STACKS == 32, "a bit each");
 
 static unsigned take_stack(void)
@@ -31,8 +35,9 @@ static unsigned take_stack(void)
 	uint32_t seen = atomic_load_explicit(&taken, memory_order_relaxed);
 
 	for (;;) {
-		if (seen == UINT32_MAX) {
-			kernel_call0(SYS_sched_yield);
+		if (seen == ALL_TAKEN) {
+			kernel_call4(SYS_futex, (long)&taken, FUTEX_WAIT_PRIVATE, (long)ALL_TAKEN,
+				     0);
 			seen = atomic_load_explicit(&taken, memory_order_relaxed);
 			continue;
 		}
@@ -46,9 +51,13 @@ static unsigned take_stack(void)
 	}
 }
 
+/* Who finds that all were taken wakes all who wait: one alone would not pass on what comes next. */
 static void give_back_stack(unsigned stack)
 {
-	atomic_fetch_and_explicit(&taken, ~(1u << stack), memory_order_release);
+	uint32_t before = atomic_fetch_and_explicit(&taken, ~(1u << stack), memory_order_release);
+
+	if (before == ALL_TAKEN)
+		kernel_call3(SYS_futex, (long)&taken, FUTEX_WAKE_PRIVATE, INT_MAX);
 }
 
 static long call_here(void *context)

@@ -10,7 +10,7 @@
  *       thread 1 ── block signals ── take a stack ── copy arguments ── call ── give back ── unblock
  *       thread 2 ──       "       ──  another     ── …
  *
- *   When all stacks are taken a thread yields until one is free: the others are in calls that end
+ *   When all stacks are taken a thread sleeps until one is free: the others are in calls that end
  *   by themselves. A fork may be made apart: the child goes on with its copy of the same stack.
  */
 #ifndef AFAR_PRELOAD_APART_H

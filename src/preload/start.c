@@ -34,6 +34,9 @@ static const char *reason_of(int err)
 		return "the supervisor of this run is gone";
 	case -EPERM:
 		return "userfaultfd is not permitted (root, or access to /dev/userfaultfd)";
+	case -ENOMEM:
+		return "no room for the page table: is virtual memory limited (ulimit -v, strict "
+		       "overcommit)?";
 	case -ENOSYS:
 		return "this kernel has no userfaultfd that can do what is needed";
 	case -EPROTO:
