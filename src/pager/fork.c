@@ -133,6 +133,7 @@ static void forget_thread(struct pager *pager)
 	pager->pieces = NULL;
 	pager->held = NULL;
 	pager->staging = NULL;
+	pager->watching = false;
 	pager->messages = 0;
 	pager->dropped_messages = false;
 	pager->forking = false;

@@ -24,6 +24,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <time.h>
 
 #define KERNEL_PAGE_BYTES 4096u
@@ -78,6 +79,25 @@ static inline long kernel_madvise(uintptr_t address, size_t len, int advice)
 static inline long kernel_read(int fd, void *buf, size_t len)
 {
 	return KERNEL_CALL(SYS_read, fd, buf, len, 0, 0, 0);
+}
+
+/* -EAGAIN: nothing there. -EOPNOTSUPP: the kernel cannot say so for this kind of descriptor. */
+static inline long kernel_read_nowait(int fd, void *buf, size_t len)
+{
+	struct iovec part = {.iov_base = buf, .iov_len = len};
+
+	return KERNEL_CALL(SYS_preadv2, fd, &part, 1, -1, -1, RWF_NOWAIT);
+}
+
+/* From now on a plain read waits. */
+static inline void kernel_set_waiting(int fd)
+{
+	KERNEL_CALL(SYS_fcntl, fd, F_SETFL, O_RDWR, 0, 0, 0);
+}
+
+static inline void kernel_shutdown(int fd)
+{
+	KERNEL_CALL(SYS_shutdown, fd, SHUT_RDWR, 0, 0, 0, 0);
 }
 
 static inline long kernel_pread(int fd, void *buf, size_t len, uint64_t offset)

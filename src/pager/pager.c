@@ -35,7 +35,7 @@
 #define STACK_BELOW (16u * 1024) /* of the stack pointer: what a memory call may use */
 #define STACK_ABOVE (8u * 1024)
 #define STATE_BYTES ((sizeof(struct pager) + KERNEL_PAGE_BYTES - 1) & ~(KERNEL_PAGE_BYTES - 1))
-#define OWN_PAGES   (1 + LIMBO_PAGES + 2) /* doorbell, limbo, zeros, bounce */
+#define OWN_PAGES   (2 + LIMBO_PAGES + 2) /* the bells, limbo, zeros, bounce */
 
 void pager_broken(const char *promise)
 {
@@ -176,7 +176,7 @@ void pager_unlock(struct pager *pager, const struct pager_guard *guard)
 	kernel_signals_set(guard->signals, &blocked);
 }
 
-/* Maps the pager's own memory: its state, the doorbell, the limbo, two pages more. */
+/* Maps the pager's own memory: its state, the bells, the limbo, two pages more. */
 static struct pager *map_state(void)
 {
 	unsigned char *memory =
@@ -189,8 +189,9 @@ static struct pager *map_state(void)
 	memory += STATE_BYTES;
 	kernel_madvise((uintptr_t)memory, (size_t)OWN_PAGES * KERNEL_PAGE_BYTES, MADV_NOHUGEPAGE);
 	pager->doorbell = (uintptr_t)memory;
-	pager->limbo = memory + KERNEL_PAGE_BYTES;
-	pager->zeros = memory + (1 + LIMBO_PAGES) * KERNEL_PAGE_BYTES;
+	pager->bell = pager->doorbell + KERNEL_PAGE_BYTES;
+	pager->limbo = memory + 2 * KERNEL_PAGE_BYTES;
+	pager->zeros = memory + (2 + LIMBO_PAGES) * KERNEL_PAGE_BYTES;
 	pager->bounce = pager->zeros + KERNEL_PAGE_BYTES;
 	/* Present, so that the kernel copies from it and not from nothing. */
 	*(volatile unsigned char *)pager->zeros = 0;

@@ -86,7 +86,18 @@ static bool is_lone(const struct pager *pager)
 
 	if (pager->placement.several || kernel_fstat(pager->fd_task, &stat))
 		return false;
-	return stat.st_nlink == DIRECTORY_LINKS + 2; /* it and us */
+	return stat.st_nlink == DIRECTORY_LINKS + thread_count(pager) + 1;
+}
+
+/* Whether the thread may run on one processor only: then it needs no tying. */
+static bool is_tied(struct placement *placement, int tid)
+{
+	long bytes = kernel_getaffinity(tid, placement->theirs, sizeof(placement->theirs));
+	unsigned count = 0;
+
+	for (long i = 0; i < bytes / (long)sizeof(unsigned long); i++)
+		count += (unsigned)__builtin_popcountl(placement->theirs[i]);
+	return count == 1;
 }
 
 static void join_processor(struct placement *placement, int tid)
@@ -103,6 +114,7 @@ static void join_processor(struct placement *placement, int tid)
 	for (unsigned i = 0; i < MASK_WORDS; i++)
 		placement->own[i] = own[i];
 	placement->lone_tid = tid;
+	placement->tied = is_tied(placement, tid);
 }
 
 void placement_note(struct pager *pager, int tid)
@@ -133,7 +145,7 @@ void placement_hold(struct pager *pager, int tid)
 	struct placement *placement = &pager->placement;
 	long bytes;
 
-	if (placement->lone_tid != tid || tid == 0)
+	if (placement->lone_tid != tid || tid == 0 || placement->tied)
 		return;
 	bytes = kernel_getaffinity(tid, placement->theirs, sizeof(placement->theirs));
 	if (bytes <= 0)

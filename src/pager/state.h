@@ -10,6 +10,7 @@
  *   pager.c    start and stop, the lock, the mailbox
  *   calls.c    what the program's threads call when their memory changes
  *   thread.c   the pager thread: its birth, its loop
+ *   watch.c    a second thread, that waits for the supervisor
  *   ranges.c   which memory is managed            table.c    the state of each page of it
  *   queues.c   resident pages in order of age     activate.c lazily registering what is managed
  *   fault.c    a page is missed, or written to    prefetch.c which pages come next
@@ -38,24 +39,26 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PAGE_SHIFT     12u
-#define ADDRESS_BITS   48u
-#define TABLE_PAGES    (UINT64_C(1) << (ADDRESS_BITS - PAGE_SHIFT))
-#define FRAMES_MAX     (UINT32_C(1) << 28) /* 1 TiB resident */
-#define RANGES_MAX     65536u              /* that may be added */
-#define RANGES_ROOM    (UINT32_C(1) << 20) /* for what holes make of them */
-#define MESSAGES_MAX   16u
-#define MAGAZINE_MAX   64u
-#define LIMBO_PAGES    32u
-#define PREFETCH_MAX   32u
-#define HISTORIES      8u /* threads are told apart by their id, modulo this */
-#define HISTORY_FAULTS 32u
-#define STORES_MAX     (SESSION_STAGING_PAGES / 2)
-#define LOADS_MAX      (SESSION_STAGING_PAGES / 2)
-#define MASK_WORDS     16u /* of a set of processors: 1024 */
-#define FAIL_WAIT_NS   INT64_C(5000000000)
-#define STATUS_FAILURE 125
-#define NO_FRAME       0u
+#define PAGE_SHIFT      12u
+#define ADDRESS_BITS    48u
+#define TABLE_PAGES     (UINT64_C(1) << (ADDRESS_BITS - PAGE_SHIFT))
+#define FRAMES_MAX      (UINT32_C(1) << 28) /* 1 TiB resident */
+#define RANGES_MAX      65536u              /* that may be added */
+#define RANGES_ROOM     (UINT32_C(1) << 20) /* for what holes make of them */
+#define MESSAGES_MAX    16u
+#define MAGAZINE_MAX    64u
+#define LIMBO_PAGES     32u
+#define PREFETCH_MAX    32u
+#define HISTORIES       8u /* threads are told apart by their id, modulo this */
+#define HISTORY_FAULTS  32u
+#define STORES_MAX      (SESSION_STAGING_PAGES / 2)
+#define LOADS_MAX       (SESSION_STAGING_PAGES / 2)
+#define MASK_WORDS      16u                 /* of a set of processors: 1024 */
+#define PAGER_IDLE_NS   INT64_C(1000000000) /* looks around this often although nothing happens */
+#define DIRECTORY_LINKS 2u /* of a directory without any; /proc/self/task has one a thread more */
+#define FAIL_WAIT_NS    INT64_C(5000000000)
+#define STATUS_FAILURE  125
+#define NO_FRAME        0u
 
 /* Ends the process if one of our own promises is broken. */
 #define PAGER_CHECK(promise)                                          \
@@ -177,6 +180,7 @@ struct placement {
 	int lone_tid;                     /* the one thread of the program; 0: there are several */
 	int last_tid;                     /* of the last fault */
 	bool several;                     /* threads faulted since the last look */
+	bool tied;                        /* lone_tid has but one processor, by its own wish */
 	bool held;                        /* lone_tid is tied to our processor right now */
 	uint32_t faults;                  /* since the last look */
 	unsigned long own[MASK_WORDS];    /* the one processor that we are tied to */
@@ -194,7 +198,7 @@ struct pager {
 	_Atomic int window_tid;   /* whose faults are served in a window */
 	bool forking;             /* the window is a fork's: nothing is evicted */
 	struct mailbox mail;
-	uintptr_t doorbell;
+	uintptr_t doorbell, bell; /* the program's threads', the watching thread's */
 	_Atomic uint32_t started; /* the thread: 0 not yet, 1 ready, 2 failed, 3 ended */
 	int start_error;
 
@@ -241,6 +245,10 @@ struct pager {
 	int fd_uffd, fd_socket, fd_statm, fd_pagemap, fd_task;
 	_Atomic uint32_t thread_tid; /* 0 when it has ended */
 	uintptr_t thread_handle;
+	bool watch_tried;
+	bool watching; /* another thread waits for the socket: reading the userfaultfd may wait */
+	_Atomic uint32_t watch_tid, watch_ends;
+	unsigned char *watch_stack;
 	struct uffd_msg message[MESSAGES_MAX];
 	unsigned messages;
 	bool dropped_messages;
@@ -269,8 +277,20 @@ void pager_window_close(struct pager *pager);
 int thread_start(struct pager *pager);
 /* Waits until it has ended. */
 void thread_join(struct pager *pager);
+/* How many threads of the process are the pager's. */
+static inline unsigned thread_count(const struct pager *pager)
+{
+	return pager->watching ? 2 : 1;
+}
 /* True if the thread's descriptors are in the table of the whole process. */
 bool thread_shares_descriptors(void);
+
+/* watch.c */
+/* Has another thread wait for the socket, if that pays and can be. */
+void watch_start(struct pager *pager);
+/* The bell was heard, and what it rang for is done. */
+void watch_answer(struct pager *pager);
+void watch_end(struct pager *pager);
 
 /* ranges.c: sorted, disjoint, neighbours with equal flags are one. */
 struct range *ranges_find(const struct pager *pager, uintptr_t address);

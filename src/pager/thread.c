@@ -27,14 +27,12 @@
 #include <pthread.h>
 #endif
 
-#define STACK_BYTES     (256u * 1024)
-#define TLS_BYTES       (2 * RAW_TLS_BYTES)
-#define IDLE_NS         INT64_C(1000000000)
-#define RETRY_NS        INT64_C(1000000)
-#define SPIN_NS         INT64_C(50000)
-#define MOVE_IOCTL      (UINT64_C(1) << 0x05)
-#define DIRECTORY_LINKS 2u
-#define STAT_BYTES      1024u
+#define STACK_BYTES (256u * 1024)
+#define TLS_BYTES   (2 * RAW_TLS_BYTES)
+#define RETRY_NS    INT64_C(1000000)
+#define SPIN_NS     INT64_C(50000)
+#define MOVE_IOCTL  (UINT64_C(1) << 0x05)
+#define STAT_BYTES  1024u
 
 enum started { STARTED_NOT_YET = 0, STARTED_READY, STARTED_FAILED };
 
@@ -80,9 +78,9 @@ static int register_own(struct pager *pager)
 	if (err)
 		return err;
 	pager->can_move = (area.ioctls & MOVE_IOCTL) != 0 && !pager->options.no_move;
-	kernel_madvise(pager->doorbell, KERNEL_PAGE_BYTES, MADV_DONTNEED);
+	kernel_madvise(pager->doorbell, 2 * KERNEL_PAGE_BYTES, MADV_DONTNEED);
 	area.range.start = pager->doorbell;
-	area.range.len = KERNEL_PAGE_BYTES;
+	area.range.len = 2 * KERNEL_PAGE_BYTES; /* and the bell */
 	return (int)kernel_ioctl(pager->fd_uffd, UFFDIO_REGISTER, &area);
 }
 
@@ -112,6 +110,7 @@ static int prepare(struct pager *pager)
 	pager->fd_socket = pager->fd_uffd = -1;
 	pager->fd_statm = pager->fd_pagemap = pager->fd_task = -1;
 	placement_init(pager);
+	pager->watching = pager->watch_tried = false;
 	err = open_uffd(pager);
 	if (!err)
 		err = open_files(pager);
@@ -132,9 +131,11 @@ static int prepare(struct pager *pager)
 	return err;
 }
 
-/* Adds what the kernel has to report to the messages that wait. */
-static void read_messages(struct pager *pager)
+/* Adds what the kernel has to report to the messages that wait; waits for some, if it may. */
+static void read_messages(struct pager *pager, bool wait)
 {
+	struct uffd_msg *to;
+	size_t room;
 	long got;
 
 	if (pager->messages == MESSAGES_MAX) {
@@ -142,15 +143,22 @@ static void read_messages(struct pager *pager)
 		pager->messages = 0;
 		pager->dropped_messages = true;
 	}
-	got = kernel_read(pager->fd_uffd, &pager->message[pager->messages],
-			  (MESSAGES_MAX - pager->messages) * sizeof(pager->message[0]));
+	to = &pager->message[pager->messages];
+	room = (MESSAGES_MAX - pager->messages) * sizeof(*to);
+	got = wait || !pager->watching ? kernel_read(pager->fd_uffd, to, room)
+				       : kernel_read_nowait(pager->fd_uffd, to, room);
 	if (got > 0)
-		pager->messages += (unsigned)((size_t)got / sizeof(pager->message[0]));
+		pager->messages += (unsigned)((size_t)got / sizeof(*to));
 }
 
 static bool is_doorbell(const struct pager *pager, const struct uffd_msg *message)
 {
 	return page_of((uintptr_t)message->arg.pagefault.address) == page_of(pager->doorbell);
+}
+
+static bool is_bell(const struct pager *pager, const struct uffd_msg *message)
+{
+	return page_of((uintptr_t)message->arg.pagefault.address) == page_of(pager->bell);
 }
 
 /* Lets the thread that rang go on. */
@@ -221,41 +229,6 @@ static bool work_in_window(struct pager *pager)
 	return true;
 }
 
-static void serve_messages(struct pager *pager)
-{
-	for (unsigned i = 0; i < pager->messages; i++) {
-		if (is_doorbell(pager, &pager->message[i]))
-			answer_doorbell(pager);
-		else
-			fault_serve(pager, &pager->message[i], false);
-	}
-	pager->messages = 0;
-	if (pager->dropped_messages) {
-		pager->dropped_messages = false;
-		for (unsigned i = 0; i < pager->ranges_count; i++)
-			fault_wake(pager, pager->ranges[i].start,
-				   pager->ranges[i].end - pager->ranges[i].start);
-	}
-}
-
-static void work_locked(struct pager *pager, bool from_supervisor)
-{
-	serve_messages(pager);
-	if (from_supervisor)
-		talk_take_waiting(pager);
-	if (atomic_load_explicit(&pager->session->ended, memory_order_relaxed))
-		kernel_exit_group(STATUS_FAILURE);
-	if (pager->slabs_stale) {
-		pager->no_space = false;
-		direct_unmap_stale(pager);
-	}
-	/* Between two batches there is a look at the faults. */
-	while (evict_background(pager)) {
-		read_messages(pager);
-		serve_messages(pager);
-	}
-}
-
 /* The number behind the last space of the text: of /proc/self/stat the exit code. */
 static unsigned last_number(const char *text, long len)
 {
@@ -281,7 +254,8 @@ static void leave_if_alone(struct pager *pager)
 	long i;
 	int fd;
 
-	if (kernel_fstat(pager->fd_task, &stat) || stat.st_nlink > DIRECTORY_LINKS + 2)
+	if (kernel_fstat(pager->fd_task, &stat) ||
+	    stat.st_nlink > DIRECTORY_LINKS + thread_count(pager) + 1)
 		return;
 	fd = (int)kernel_open("/proc/self/stat", O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
@@ -291,7 +265,49 @@ static void leave_if_alone(struct pager *pager)
 	for (i = len - 1; i >= 0 && text[i] != ')'; i--)
 		;
 	if (i >= 0 && i + 2 < len && text[i + 2] == 'Z')
-		kernel_exit_thread((int)(last_number(text, len) >> 8 & 0xff));
+		kernel_exit_group((int)(last_number(text, len) >> 8 & 0xff));
+}
+
+static void serve_messages(struct pager *pager)
+{
+	for (unsigned i = 0; i < pager->messages; i++) {
+		const struct uffd_msg *message = &pager->message[i];
+
+		if (is_doorbell(pager, message)) {
+			answer_doorbell(pager);
+		} else if (is_bell(pager, message)) {
+			talk_take_waiting(pager);
+			leave_if_alone(pager);
+			watch_answer(pager);
+		} else {
+			fault_serve(pager, message, false);
+		}
+	}
+	pager->messages = 0;
+	if (pager->dropped_messages) {
+		pager->dropped_messages = false;
+		for (unsigned i = 0; i < pager->ranges_count; i++)
+			fault_wake(pager, pager->ranges[i].start,
+				   pager->ranges[i].end - pager->ranges[i].start);
+	}
+}
+
+static void work_locked(struct pager *pager, bool from_supervisor)
+{
+	serve_messages(pager);
+	if (from_supervisor)
+		talk_take_waiting(pager);
+	if (atomic_load_explicit(&pager->session->ended, memory_order_relaxed))
+		kernel_exit_group(STATUS_FAILURE);
+	if (pager->slabs_stale) {
+		pager->no_space = false;
+		direct_unmap_stale(pager);
+	}
+	/* Between two batches there is a look at the faults. */
+	while (evict_background(pager)) {
+		read_messages(pager, false);
+		serve_messages(pager);
+	}
 }
 
 /* Looks for faults for a moment before going to sleep. True: there is one. */
@@ -304,33 +320,46 @@ static bool spin(struct pager *pager)
 		return false;
 	end_ns = kernel_now_ns() + SPIN_NS;
 	do {
-		read_messages(pager);
+		read_messages(pager, false);
 	} while (pager->messages == 0 && kernel_now_ns() < end_ns);
 	return pager->messages > 0;
+}
+
+/* Waits until there is something to do. True: the supervisor has something to say. */
+static bool wait(struct pager *pager, int64_t timeout_ns)
+{
+	struct pollfd fds[2] = {{.fd = pager->fd_uffd, .events = POLLIN},
+				{.fd = pager->fd_socket, .events = POLLIN}};
+
+	if (pager->messages > 0 || pager->dropped_messages) {
+		/* A window is open, and what waits is not for now. */
+		kernel_poll(NULL, 0, RETRY_NS);
+		read_messages(pager, false);
+		return false;
+	}
+	if (spin(pager))
+		return false;
+	if (pager->watching) {
+		read_messages(pager, true);
+		return false;
+	}
+	if (kernel_poll(fds, 2, timeout_ns) == 0 && timeout_ns == PAGER_IDLE_NS)
+		leave_if_alone(pager);
+	if (fds[0].revents)
+		read_messages(pager, false);
+	return fds[1].revents != 0;
 }
 
 /* One turn: waits until there is something to do, and does it. False: the end. */
 static bool turn(struct pager *pager, int64_t timeout_ns)
 {
-	struct pollfd fds[2] = {{.fd = pager->fd_uffd, .events = POLLIN},
-				{.fd = pager->fd_socket, .events = POLLIN}};
-	bool more = true;
+	bool from_supervisor = wait(pager, timeout_ns);
 
-	if (pager->messages > 0 || pager->dropped_messages)
-		timeout_ns = RETRY_NS;
-	if (!spin(pager)) {
-		if (kernel_poll(fds, 2, timeout_ns) == 0 && timeout_ns == IDLE_NS)
-			leave_if_alone(pager);
-		if (fds[0].revents)
-			read_messages(pager);
-	}
-	if (pager_thread_lock(pager)) {
-		work_locked(pager, fds[1].revents != 0);
-		pager_thread_unlock(pager);
-	} else {
-		more = work_in_window(pager);
-	}
-	return more;
+	if (!pager_thread_lock(pager))
+		return work_in_window(pager);
+	work_locked(pager, from_supervisor);
+	pager_thread_unlock(pager);
+	return true;
 }
 
 static void live(struct pager *pager)
@@ -338,11 +367,15 @@ static void live(struct pager *pager)
 	bool more = true;
 
 	while (more) {
-		int64_t timeout_ns = IDLE_NS;
+		int64_t timeout_ns = PAGER_IDLE_NS;
 
 		if (!pager->active && pager_thread_lock(pager)) {
 			timeout_ns = activate_watch(pager);
 			pager_thread_unlock(pager);
+		}
+		if (pager->active && !pager->watching && !pager->watch_tried) {
+			pager->watch_tried = true;
+			watch_start(pager);
 		}
 		more = turn(pager, timeout_ns);
 	}
@@ -358,6 +391,7 @@ static void thread_main(struct pager *pager)
 	if (err)
 		return;
 	live(pager);
+	watch_end(pager);
 	talk_end(pager);
 	close_files(pager);
 }

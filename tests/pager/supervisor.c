@@ -8,6 +8,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -308,7 +309,11 @@ static void watch_duplicates(struct world *world)
 	for (unsigned i = 0; i < world->clients; i++) {
 		struct pollfd fd = {.fd = world->client[i].uffd, .events = POLLIN};
 
-		if (fd.fd >= 0 && poll(&fd, 1, 0) == 1 && fd.revents & POLLIN)
+		if (fd.fd < 0)
+			continue;
+		/* The kernel tells nothing of one that may wait in a read. */
+		fcntl(fd.fd, F_SETFL, O_RDWR | O_NONBLOCK);
+		if (poll(&fd, 1, 0) == 1 && fd.revents & POLLIN)
 			kill(world->client[i].pid, SIGKILL);
 	}
 }
