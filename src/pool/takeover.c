@@ -42,6 +42,15 @@ static int claim(struct volume *volume, struct volume_record *record)
 	}
 }
 
+/* Pages of the piece that the volume has. */
+static uint64_t pages_of(const struct piece *piece)
+{
+	const struct volume *volume = piece->volume;
+	uint64_t first = (uint64_t)piece->number * volume->piece_pages;
+
+	return min_u64(volume->pages - first, volume->piece_pages);
+}
+
 /* What is known of the pages: nothing, but that some were lost (and then none reads as zeros). */
 static int prepare_pages(struct piece *piece, const struct volume_piece_record *entry)
 {
@@ -54,6 +63,9 @@ static int prepare_pages(struct piece *piece, const struct volume_piece_record *
 		page_table_set_unknown(&piece->pages);
 	else
 		page_table_set_lost(&piece->pages);
+	/* The last piece may reach beyond the end: there is nothing there to be read or copied. */
+	for (uint64_t page = pages_of(piece); page < piece->volume->piece_pages; page++)
+		page_set_state(&piece->pages, (uint32_t)page, PAGE_EMPTY);
 	return 0;
 }
 
