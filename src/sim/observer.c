@@ -98,6 +98,14 @@ static bool shares_a_node(const struct volume_piece_record *piece)
 	return false;
 }
 
+static void tell_copies(const struct sim_run *run, const char *name, uint32_t number,
+			const struct volume_piece_record *piece)
+{
+	sim_tell(run, "map: %s piece %u epoch %u flags %u: %lu %lu %lu", name, number,
+		 piece->piece_epoch, piece->flags, (unsigned long)piece->copies[0].node,
+		 (unsigned long)piece->copies[1].node, (unsigned long)piece->copies[2].node);
+}
+
 static void compare(struct sim_run *run, uint32_t index, const struct volume_record *record)
 {
 	struct sim_observer *observer = run->observer;
@@ -112,6 +120,8 @@ static void compare(struct sim_run *run, uint32_t index, const struct volume_rec
 		if (!same_copies(before, now) && now->piece_epoch <= before->piece_epoch)
 			sim_violation(run, "%s piece %u: other copies under the old epoch %u",
 				      record->name, i, now->piece_epoch);
+		if (!same_copies(before, now))
+			tell_copies(run, record->name, i, now);
 		if (shares_a_node(now))
 			sim_violation(run, "%s piece %u: two copies on one node", record->name, i);
 		*before = *now;

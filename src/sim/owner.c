@@ -91,7 +91,11 @@ static void open_volume(struct sim_owner *owner, struct sim_volume *what)
 		return;
 	}
 	*handle = (struct sim_handle){
-		.what = what, .volume = volume, .incarnation = ++what->incarnation};
+		.what = what,
+		.volume = volume,
+		.incarnation = ++what->incarnation,
+		.is_new = !options.takeover,
+	};
 	volume_set_context(volume, handle);
 	take_over_pages(what);
 }
@@ -261,9 +265,9 @@ static void judge_read(struct sim_owner *owner, const struct sim_op *op)
 	case ORACLE_GOOD:
 		return;
 	case ORACLE_TORN:
-		/* One copy, written when its owner died: nothing says that it is not whole. */
+		/* One copy was left of what its owner wrote when it died: it may be in pieces. */
 		owner->run->counts.torn++;
-		if (shaky && what->replicas == 1)
+		if (shaky && (what->replicas == 1 || owner->run->node_faulted))
 			return;
 		sim_violation(owner->run, "%s page %lu: a mixture of writes %u to %u was read",
 			      what->name, (unsigned long)op->page, op->low, op->high);
@@ -366,19 +370,12 @@ static void work_on(struct sim_owner *owner, struct sim_handle *handle)
 }
 
 /*
- * Operations may be submitted before the volume is ready, and wait. But while another owner still
- * works on it, theirs come first, and the order of versions would not be that of effects.
+ * Operations may be submitted before the volume is ready, and wait. But before a takeover is ready
+ * the last owner may still write, and the order of versions would not be that of effects.
  */
-static bool may_work(const struct sim_owner *owner, const struct sim_handle *handle)
+static bool may_work(const struct sim_handle *handle)
 {
-	struct sim_run *run = owner->run;
-
-	if (!handle->volume || handle->failed)
-		return false;
-	for (uint32_t i = 0; i < run->plan.owners && !handle->ready; i++)
-		if (i != owner->index && owner_handle(&run->owner[i], handle->what))
-			return false;
-	return true;
+	return handle->volume && !handle->failed && (handle->ready || handle->is_new);
 }
 
 static void work(struct sim_owner *owner)
@@ -395,7 +392,7 @@ static void work(struct sim_owner *owner)
 	for (uint32_t i = 0; i < owner->handles; i++) {
 		struct sim_handle *handle = &owner->handle[(first + i) % owner->handles];
 
-		if (may_work(owner, handle)) {
+		if (may_work(handle)) {
 			work_on(owner, handle);
 			return;
 		}

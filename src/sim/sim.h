@@ -152,6 +152,7 @@ struct sim_handle {
 	struct sim_volume *what;
 	struct volume *volume; /* NULL: the handle is free */
 	uint32_t incarnation;
+	bool is_new; /* not a takeover */
 	bool ready, failed;
 	bool risky;         /* its owner is alone: this owner's operations may fail */
 	uint32_t next_read; /* when all is read back: the next page */
