@@ -14,6 +14,7 @@
 #include "base/env.h"
 
 #include <arpa/inet.h>
+#include <assert.h>
 #include <err.h>
 #include <fcntl.h>
 #include <netinet/tcp.h>
@@ -212,8 +213,10 @@ static void start_client(const struct settings *settings, struct client *client,
 {
 	client->fabric = open_fabric(2, spins);
 	must(fabric_connect(client->fabric, server->address, &client->peer), "fabric_connect");
-	if (next_event(client->fabric).kind != FABRIC_UP ||
-	    next_event(client->fabric).kind != FABRIC_MESSAGE)
+	struct fabric_event up = next_event(client->fabric);
+	struct fabric_event exported = next_event(client->fabric);
+
+	if (up.kind != FABRIC_UP || exported.kind != FABRIC_MESSAGE)
 		errx(1, "no connection");
 	must(fabric_import(client->peer, 1, 1, settings->memory_bytes, &client->window),
 	     "fabric_import");
@@ -225,6 +228,7 @@ static uint64_t *random_offsets(unsigned count, uint64_t size_bytes, uint64_t al
 {
 	uint64_t *offsets = calloc(count, sizeof(*offsets));
 
+	assert(size_bytes >= alignment);
 	if (!offsets)
 		err(1, "offsets");
 	for (unsigned i = 0; i < count; i++)
@@ -310,12 +314,13 @@ static void compare_shm(const struct settings *settings, struct client *client)
 	uint64_t *pages = random_offsets(count * chunks, settings->memory_bytes, 4096);
 	uint64_t *words = random_offsets(count * chunks, settings->memory_bytes, 8);
 	double *results = calloc(4 * (size_t)chunks, sizeof(*results));
-	double *reads = results, *read_ratios = reads + chunks;
-	double *swaps = read_ratios + chunks, *swap_ratios = swaps + chunks;
 	unsigned char *memory = fabric_window_memory(client->window);
 
 	if (!results)
 		err(1, "results");
+	double *reads = results, *read_ratios = reads + chunks;
+	double *swaps = read_ratios + chunks, *swap_ratios = swaps + chunks;
+
 	for (unsigned i = 0; i < chunks; i++) {
 		double bare = memcpy_ns(memory, pages + (size_t)i * count, count);
 

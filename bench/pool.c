@@ -283,7 +283,7 @@ int main(int argc, char **argv)
 			settings.shm_reads = 20;
 			settings.tcp_reads = 2;
 		} else if (strcmp(argv[i], "--rounds") == 0 && i + 1 < argc) {
-			settings.rounds = (unsigned)atoi(argv[++i]);
+			settings.rounds = (unsigned)strtoul(argv[++i], NULL, 10);
 		} else if (strcmp(argv[i], "--only") == 0 && i + 1 < argc) {
 			settings.only = argv[++i];
 		} else {
