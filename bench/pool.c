@@ -231,10 +231,11 @@ static void compare(const struct settings *settings, struct client *client, cons
 	unsigned chunks = settings->rounds * CHUNKS;
 	uint32_t *pages = calloc((size_t)count * chunks, sizeof(*pages));
 	double *bares = calloc(3 * (size_t)chunks, sizeof(*bares));
-	double *pools = bares + chunks, *ratios = pools + chunks;
 
 	if (!pages || !bares)
 		err(1, "memory");
+	double *pools = bares + chunks, *ratios = pools + chunks;
+
 	for (unsigned i = 0; i < count * chunks; i++)
 		pages[i] = (uint32_t)(mix_u64(i + 1) % PAGES);
 	for (unsigned i = 0; i < chunks; i++) {
