@@ -3,6 +3,7 @@
  */
 #include "bed.h"
 
+#include "base/base.h"
 #include "base/bits.h"
 #include "pool/volume.h"
 
@@ -220,15 +221,23 @@ void bed_node_start(struct bed_node *node)
 	}
 }
 
+static struct node *graves[1024]; /* reachable, so that what is left behind is no leak */
+static size_t grave_count;
+
 void bed_node_kill(struct bed_node *node)
 {
 	if (!node->fabric)
 		return;
-	/* As when its process dies: the connections end first, and nothing is said. */
+	/*
+	 * As when its process dies: the connections end, and nothing is said before. node_close()
+	 * would take the slabs from their owners first, and cannot come afterwards without the
+	 * fabric: the object stays where it is.
+	 */
 	fabric_close(node->fabric);
 	node->fabric = NULL;
-	node->node =
-		NULL; /* its memory is freed with the bed: node_close() would want its fabric */
+	assert_true(grave_count < ARRAY_COUNT(graves));
+	graves[grave_count++] = node->node;
+	node->node = NULL;
 	if (node->cluster)
 		cluster_close(node->cluster);
 	node->cluster = NULL;
