@@ -383,6 +383,17 @@ static void close_fd(int fd)
 		close(fd);
 }
 
+/* A node that was killed has left its socket. */
+static void remove_directory(struct supervisor *run)
+{
+	char node[RUN_PATH_BYTES];
+
+	snprintf(node, sizeof(node), "%s/node", run->directory);
+	unlink(node);
+	unlink(run->socket_path);
+	rmdir(run->directory);
+}
+
 static void take_down(struct supervisor *run, int64_t begin_ns)
 {
 	if (run->volume) {
@@ -405,10 +416,8 @@ static void take_down(struct supervisor *run, int64_t begin_ns)
 	close_fd(run->listen_fd);
 	close_fd(run->signal_fd);
 	close_fd(run->epoll_fd);
-	if (run->directory[0]) {
-		unlink(run->socket_path);
-		rmdir(run->directory);
-	}
+	if (run->directory[0])
+		remove_directory(run);
 }
 
 int run_program(struct env *env, const struct run_options *options, struct run_statistics *stats,
