@@ -203,18 +203,32 @@ static void run_fibers(struct pool *pool)
 
 /* ---- telling ---- */
 
+/*
+ * Whether an operation that succeeded was not told before the lease was lost, or before it ran out
+ * while the volume was let go of: nobody knows what others did to its page meanwhile.
+ */
+static bool is_doubtful(const struct operation *op)
+{
+	const struct volume *volume = op->volume;
+
+	if (op->status != 0 || volume->phase == VOLUME_OPENING || volume->phase == VOLUME_OPEN)
+		return false;
+	if (volume->status != -ECANCELED)
+		return true;
+	return volume->leased &&
+	       volume->pool->now_ns - volume->renewed_ns >= volume->record.lease_ns;
+}
+
 /* The operation's place is free again, unless a transfer still uses it. */
 static void hand_out(struct operation *op, struct pool_event *event)
 {
 	struct volume *volume = op->volume;
-	/* Done before the lease was lost, but not told: nobody knows what became of it. */
-	bool doubtful = volume->phase == VOLUME_BROKEN && op->status == 0;
 
 	*event = (struct pool_event){
 		.kind = VOLUME_DONE,
 		.volume = volume,
 		.token = op->token,
-		.status = doubtful ? volume->status : op->status,
+		.status = is_doubtful(op) ? volume->status : op->status,
 	};
 	list_remove(&op->link);
 	volume->outstanding--;

@@ -396,8 +396,9 @@ static void let_go(struct volume *volume, bool now)
 	if (volume->keep) {
 		if (ours)
 			free_unlisted(volume);
-		if (volume->leased && ours)
-			(void)volume_record_give_up(cluster, &volume->record);
+		if (volume->leased && ours &&
+		    volume_record_give_up(cluster, &volume->record) == AFAR_ELEASE)
+			volume->status = AFAR_ELEASE;
 		if (!now)
 			clear_copies(volume);
 		return;
