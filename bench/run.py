@@ -166,8 +166,10 @@ def random_metrics(bench: Bench, wanted: Sequence[str]) -> None:
             try:
                 with peer(bench.mib * 2) as device, swap_on(device):
                     rates[name].append(values(bench.swap_run(program))["accesses_per_s"])
-            except (NotRun, subprocess.CalledProcessError) as error:
+            except NotRun as error:
                 broken[name] = " ".join(str(error).split())
+            except subprocess.CalledProcessError as error:
+                broken[name] = f"the program ended with {error.returncode} under this peer"
     report("run.random_kops", statistics.median(rates["afar"]) / 1000, "kop/s")
     for name in peers:
         if name not in wanted:
