@@ -76,10 +76,11 @@ static bool is_overdue(const struct piece *piece, const struct copy *copy, int64
 
 	if (copy->gone || !copy->listed)
 		return true;
-	if (last)
-		return now_ns >= copy->detached_ns + options->reattach_ns;
+	/* It is there; the end of the greeting, either way, brings us back here. */
 	if (copy->node->link == NODE_GREETING)
 		return false;
+	if (last)
+		return now_ns >= copy->detached_ns + options->reattach_ns;
 	return !node_may_answer(copy->node) || now_ns >= copy->detached_ns + options->grace_ns;
 }
 
@@ -102,7 +103,7 @@ static bool next_of_detached(const struct piece *piece, int64_t now_ns, struct p
 		}
 		if (is_overdue(piece, copy, now_ns, last)) {
 			overdue |= 1u << slot;
-		} else {
+		} else if (copy->node->link != NODE_GREETING) {
 			int64_t wait_ns = last ? options->reattach_ns : options->grace_ns;
 
 			step->until_ns = min_i64(step->until_ns, copy->detached_ns + wait_ns);
