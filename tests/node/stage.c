@@ -6,7 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <sched.h>
+#include <poll.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -17,7 +17,8 @@
 
 #include <cmocka.h>
 
-#define NODE_ID UINT64_C(0xaf0a4)
+#define STAGE_REST_MS 1
+#define NODE_ID       UINT64_C(0xaf0a4)
 
 /* ---- the node's world ---- */
 
@@ -194,11 +195,33 @@ static void note(struct client *client, const struct fabric_event *event)
 	}
 }
 
-void stage_pump(struct stage *stage)
+/* Sleeps until something may have come for anybody, or for a moment. */
+static void rest(struct stage *stage)
+{
+	struct pollfd fds[1 + STAGE_CLIENTS_MAX];
+	nfds_t count = 0;
+	bool ready = false;
+
+	if (stage->node) {
+		ready = fabric_arm(stage->fabric);
+		fds[count++] = (struct pollfd){.fd = fabric_fd(stage->fabric), .events = POLLIN};
+	}
+	for (unsigned i = 0; i < stage->clients; i++) {
+		struct fabric *fabric = stage->client[i].fabric;
+
+		if (!fabric)
+			continue;
+		ready = fabric_arm(fabric) || ready;
+		fds[count++] = (struct pollfd){.fd = fabric_fd(fabric), .events = POLLIN};
+	}
+	poll(fds, count, ready ? 0 : STAGE_REST_MS);
+}
+
+/* One look of everybody at what came; how much it was. */
+static unsigned look(struct stage *stage)
 {
 	unsigned done = stage->node ? node_poll(stage->node) : 0;
 
-	stage->clock.now_ns += STAGE_PUMP_NS;
 	for (unsigned i = 0; i < stage->clients; i++) {
 		struct client *client = &stage->client[i];
 		struct fabric_event events[16];
@@ -208,8 +231,13 @@ void stage_pump(struct stage *stage)
 			note(client, &events[k]);
 		done += count;
 	}
-	if (done == 0)
-		sched_yield();
+	return done;
+}
+
+void stage_pump(struct stage *stage)
+{
+	if (look(stage) == 0)
+		rest(stage);
 }
 
 /* Pumps while `wait` says so. */
@@ -257,7 +285,7 @@ void stage_pass(struct stage *stage, int64_t ns)
 {
 	stage->clock.now_ns += ns;
 	for (unsigned i = 0; i < 3; i++)
-		stage_pump(stage);
+		look(stage);
 }
 
 struct node_stats stage_stats(const struct stage *stage)

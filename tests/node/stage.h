@@ -1,9 +1,9 @@
 /*
  * stage.h: a node, its clients and a machine of which the test says how much memory it has
  *
- *   All in one thread, over real transports. The node's clock stands but for a step a look, so
- *   that a slow machine changes nothing, and is set forward by the test, so that what takes half
- *   a minute takes no time. The fabrics have the real clock, and much patience.
+ *   All in one thread, over real transports. The node's clock stands, so that a slow machine
+ * changes nothing, and is set forward by the test, so that what takes half a minute takes no time.
+ * The fabrics have the real clock, and much patience.
  */
 #ifndef AFAR_TESTS_NODE_STAGE_H
 #define AFAR_TESTS_NODE_STAGE_H
@@ -19,7 +19,6 @@
 #define STAGE_SLAB_BYTES  (UINT64_C(64) << 10)
 #define STAGE_INBOX       256u
 #define STAGE_CLIENTS_MAX 8u
-#define STAGE_PUMP_NS     NS_PER_US
 
 /* How long something may take before a test fails instead of hanging. */
 #ifndef STAGE_PATIENCE_NS
@@ -82,13 +81,13 @@ void stage_end(struct stage *stage);
 /* Closes the node and opens another, with the same options, on the same fabric. */
 void stage_restart_node(struct stage *stage);
 
-/* One look of everybody at what came. */
+/* One look of everybody at what came; a short sleep if nothing did. */
 void stage_pump(struct stage *stage);
 /* Pumps until *flag, or until the test's patience ends: then it fails. */
 void stage_pump_until(struct stage *stage, const bool *flag);
 /* Pumps until the node holds so many slabs. */
 void stage_pump_until_mapped(struct stage *stage, uint64_t slabs);
-/* Sets the node's clock forward, and pumps. */
+/* Sets the node's clock forward, and looks. */
 void stage_pass(struct stage *stage, int64_t ns);
 struct node_stats stage_stats(const struct stage *stage);
 

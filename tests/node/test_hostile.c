@@ -217,7 +217,7 @@ static void random_messages_harm_nobody_else(void **state)
 	struct witness witness = call_witness(stage);
 	struct client *attacker = client_open(stage, 2);
 
-	for (unsigned run = 0; run < 3000; run++) {
+	for (unsigned run = 0; run < 2000; run++) {
 		struct node_message message;
 		uint32_t len_bytes = invent(stage, &witness, &message);
 
@@ -246,7 +246,17 @@ static void more_volumes_than_the_node_remembers_harm_nobody_else(void **state)
 	struct client *greedy = client_open(stage, 2);
 
 	for (uint64_t volume = 1; volume <= 5000; volume++) {
+		struct node_message message = {
+			.claim = {.volume = VOLUME + volume, .owner = 2, .owner_epoch = 1},
+		};
+
+		/* Most are not waited for, which would take most of the time. */
+		if (volume % 64 != 0) {
+			client_say(greedy, &message, NODE_CLAIM);
+			continue;
+		}
 		assert_int_equal(client_claim(greedy, VOLUME + volume, 1, NULL), 0);
+		greedy->inbox_count = 0;
 	}
 	question(&witness);
 }

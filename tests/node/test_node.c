@@ -498,18 +498,6 @@ static void an_allocation_of_another_size_is_refused(void **state)
 
 /* ---- memory that is still being made ---- */
 
-static void an_allocation_waits_while_memory_is_made(void **state)
-{
-	struct stage *stage = *state;
-	struct client *client = client_open(stage, 1);
-	struct node_slab_name slab = {.volume = VOLUME, .piece = 0, .piece_epoch = 1};
-
-	stage->memory.slow = 3;
-	assert_int_equal(client_allocate(client, &slab, 1), 0);
-	assert_int_equal(stage->memory.slow, 0);
-	assert_true(client_sees(client, client_window(client, &slab), 0));
-}
-
 static void say_allocate(struct client *client, uint32_t piece)
 {
 	struct node_message message = {
@@ -526,6 +514,24 @@ static void say_allocate(struct client *client, uint32_t piece)
 	};
 
 	client_say(client, &message, NODE_ALLOCATE);
+}
+
+static void an_allocation_waits_while_memory_is_made(void **state)
+{
+	struct stage *stage = *state;
+	struct client *client = client_open(stage, 1);
+	struct node_message message = {0};
+
+	stage->memory.slow = 3;
+	say_allocate(client, 0);
+	assert_int_equal(client_ask(client, &message, NODE_QUERY), 0);
+	assert_false(client_has(client, NODE_ALLOCATED));
+	for (unsigned i = 0; i < 3; i++)
+		stage_pass(stage, 10 * NS_PER_MS);
+	client_take(client, NODE_ALLOCATED, &message);
+	assert_int_equal(message.head.status, 0);
+	assert_int_equal(stage->memory.slow, 0);
+	assert_true(client_sees(client, client_window(client, &message.slab.slab), 0));
 }
 
 static void who_waits_for_too_long_is_told_to_ask_again(void **state)
